@@ -1,0 +1,175 @@
+//! The answering end: an upgraded connection's calls go to a handler, which answers now or later.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::Instant;
+
+use cartwheel_core::frame::{Frame, FrameKind, PROTOCOL};
+use cartwheel_core::wire::{Answer, Pieces, Refusal, Reply};
+
+use crate::http_server::take_stream;
+use crate::outbox::Outbox;
+use crate::seams::Stream;
+use crate::secret::NodeToken;
+
+/// Calls of one connection that may be unanswered.
+const MAX_IN_FLIGHT: usize = 8192;
+/// A caller that has not even pinged for so long is gone.
+const SILENCE: Duration = Duration::from_secs(15);
+const READ_BYTES: usize = 64 * 1024;
+
+/// Answers calls.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers `call` through its handle, at once or later. Must not block.
+    fn handle(&self, call: IncomingCall);
+}
+
+/// A call that arrived.
+#[derive(Debug)]
+pub struct IncomingCall {
+    /// The encoded [`cartwheel_core::wire::Call`].
+    pub payload: Bytes,
+    /// Until when the caller waits.
+    pub deadline: Instant,
+    /// Where the answer goes.
+    pub reply: ReplyHandle,
+}
+
+/// Where the answer to one call goes. Dropped without an answer, the caller waits in vain until its deadline.
+#[derive(Debug)]
+pub struct ReplyHandle {
+    connection: Arc<Serving>,
+    correlation: u64,
+}
+
+impl ReplyHandle {
+    /// Sends the answer.
+    pub fn send(self, (head, body): Pieces) {
+        let frame =
+            Frame { kind: FrameKind::Answer, correlation: self.correlation, deadline_ms: 0, head, body };
+        if self.connection.outbox.push(frame).is_err() {
+            // A caller that does not read its answers gets no more of them.
+            self.connection.outbox.close();
+        }
+    }
+}
+
+impl Drop for ReplyHandle {
+    fn drop(&mut self) {
+        self.connection.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Serving {
+    outbox: Outbox,
+    in_flight: AtomicUsize,
+}
+
+/// Answers a request for [`crate::peer::FRAMES_PATH`]: checks token and protocol, then serves the upgraded
+/// connection with `handler`.
+pub fn accept<H: Handler>(
+    mut request: axum::extract::Request,
+    token: &NodeToken,
+    handler: Arc<H>,
+) -> Response<axum::body::Body> {
+    let refuse = |status: StatusCode, text: &'static str| {
+        let mut response = Response::new(axum::body::Body::from(text));
+        *response.status_mut() = status;
+        response
+    };
+    if !token.admits(request.headers()) {
+        return refuse(StatusCode::UNAUTHORIZED, "this cluster's secret is needed\n");
+    }
+    if !asks_for_frames(request.headers()) {
+        let mut response = refuse(StatusCode::UPGRADE_REQUIRED, "frames of another version\n");
+        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
+        return response;
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let Some((stream, early)) = take_stream(upgraded) else {
+            tracing::error!("a connection for frames has an unexpected transport");
+            return;
+        };
+        serve(stream, &early, handler).await;
+    });
+    let mut response = refuse(StatusCode::SWITCHING_PROTOCOLS, "");
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
+    response
+}
+
+fn asks_for_frames(headers: &HeaderMap) -> bool {
+    headers.get(header::UPGRADE).is_some_and(|v| v == PROTOCOL)
+}
+
+async fn serve<H: Handler>(stream: Stream, early: &[u8], handler: Arc<H>) {
+    let serving = Arc::new(Serving::default());
+    let (reader, writer) = tokio::io::split(stream);
+    let writing = tokio::spawn({
+        let serving = Arc::clone(&serving);
+        async move {
+            if let Err(error) = serving.outbox.write_to(writer).await {
+                tracing::debug!(%error, "a caller's connection broke");
+            }
+            serving.outbox.close();
+        }
+    });
+    read(reader, BytesMut::from(early), &serving, &*handler).await;
+    serving.outbox.close();
+    // The writer ends by itself once the outbox is closed, or is stuck on a peer that reads nothing.
+    writing.abort();
+}
+
+async fn read<H: Handler>(
+    mut reader: impl AsyncRead + Unpin,
+    mut buffer: BytesMut,
+    serving: &Arc<Serving>,
+    handler: &H,
+) {
+    loop {
+        loop {
+            match Frame::take(&mut buffer) {
+                Ok(Some(frame)) => arrived(frame, serving, handler),
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "a caller sent a damaged frame; closing its connection");
+                    return;
+                }
+            }
+        }
+        buffer.reserve(READ_BYTES);
+        match tokio::time::timeout(SILENCE, reader.read_buf(&mut buffer)).await {
+            Ok(Ok(n)) if n > 0 => {}
+            _ => return,
+        }
+    }
+}
+
+fn arrived<H: Handler>(frame: Frame, serving: &Arc<Serving>, handler: &H) {
+    match frame.kind {
+        FrameKind::Call => {
+            let before = serving.in_flight.fetch_add(1, Ordering::Relaxed);
+            let reply = ReplyHandle { connection: Arc::clone(serving), correlation: frame.correlation };
+            if before >= MAX_IN_FLIGHT {
+                let answer = Answer { ring_version: 0, reply: Reply::Refused(Refusal::Overloaded) };
+                return reply.send(answer.encode());
+            }
+            let deadline = Instant::now() + Duration::from_millis(u64::from(frame.deadline_ms));
+            handler.handle(IncomingCall { payload: frame.head, deadline, reply });
+        }
+        FrameKind::Ping => {
+            if serving.outbox.push(Frame::bare(FrameKind::Pong)).is_err() {
+                serving.outbox.close();
+            }
+        }
+        FrameKind::Answer | FrameKind::Pong => {}
+    }
+}

@@ -1,0 +1,16 @@
+//! Who is in the cluster, and how to call them.
+//!
+//! [`membership`] is the truth about members (ring documents in the bucket); [`peer`] and [`frames`] are the
+//! two ends of a call; [`http_server`] is the accept loop of every port; [`seams`] is what a simulation
+//! replaces.
+
+mod connection;
+pub mod frames;
+pub mod http_server;
+pub mod membership;
+mod outbox;
+pub mod peer;
+pub mod seams;
+pub mod secret;
+
+pub use connection::{CallError, Outcome, ReplyTo};

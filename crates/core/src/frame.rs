@@ -1,0 +1,178 @@
+//! Frames: how calls and answers lie on a connection.
+//!
+//! ```text
+//! u32 length of the rest | u32 checksum of the rest after it | u8 kind | u64 correlation | u32 deadline_ms | payload
+//! ```
+//! All numbers little endian. `correlation` pairs an answer with its call; `deadline_ms` is the time that the
+//! caller will still wait (0 in answers).
+
+use bytes::{Buf, Bytes, BytesMut};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::codec::DecodeError;
+
+/// The protocol's name and version in `Upgrade`.
+pub const PROTOCOL: &str = "cartwheel-frames/1";
+/// Bytes of a frame before its payload.
+pub const HEADER_BYTES: usize = 21;
+/// Longest payload: a value at the largest limit with its record around it, and pages of a scan.
+pub const MAX_PAYLOAD_BYTES: usize = 72 * 1024 * 1024;
+
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FrameKind {
+    /// A call; the payload is a [`crate::wire::Request`].
+    Call = 1,
+    /// The answer to a call; the payload is a [`crate::wire::Reply`].
+    Answer = 2,
+    /// Are you there? No payload.
+    Ping = 3,
+    /// Yes. No payload.
+    Pong = 4,
+}
+
+impl FrameKind {
+    fn from_u8(n: u8) -> Option<Self> {
+        [Self::Call, Self::Answer, Self::Ping, Self::Pong].into_iter().find(|k| *k as u8 == n)
+    }
+}
+
+/// One frame. The payload is two pieces so that a value is never copied to stand behind its header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// What it is.
+    pub kind: FrameKind,
+    /// Pairs an answer with its call.
+    pub correlation: u64,
+    /// How long the caller will still wait, in milliseconds.
+    pub deadline_ms: u32,
+    /// First piece of the payload.
+    pub head: Bytes,
+    /// Second piece of the payload; empty in received frames.
+    pub body: Bytes,
+}
+
+impl Frame {
+    /// A frame without payload.
+    #[must_use]
+    pub fn bare(kind: FrameKind) -> Self {
+        Self { kind, correlation: 0, deadline_ms: 0, head: Bytes::new(), body: Bytes::new() }
+    }
+
+    /// Bytes on the wire.
+    #[must_use]
+    pub fn wire_len(&self) -> usize {
+        HEADER_BYTES + self.head.len() + self.body.len()
+    }
+
+    /// The bytes before the payload.
+    #[must_use]
+    pub fn header(&self) -> [u8; HEADER_BYTES] {
+        let mut header = [0; HEADER_BYTES];
+        let length = u32::try_from(self.wire_len() - 4).unwrap_or(u32::MAX);
+        header[0..4].copy_from_slice(&length.to_le_bytes());
+        header[8] = self.kind as u8;
+        header[9..17].copy_from_slice(&self.correlation.to_le_bytes());
+        header[17..21].copy_from_slice(&self.deadline_ms.to_le_bytes());
+        let mut hasher = Xxh3::new();
+        hasher.update(&header[8..]);
+        hasher.update(&self.head);
+        hasher.update(&self.body);
+        header[4..8].copy_from_slice(&fold(hasher.digest()).to_le_bytes());
+        header
+    }
+
+    /// Takes one frame off the front of `buffer`; `None` while it is not all there. The payload shares the
+    /// buffer's memory.
+    ///
+    /// # Errors
+    /// [`DecodeError`]; the connection can't be trusted after one.
+    pub fn take(buffer: &mut BytesMut) -> Result<Option<Self>, DecodeError> {
+        let Some(length) = buffer.first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_le_bytes(*length) as usize;
+        if !(HEADER_BYTES - 4..=HEADER_BYTES - 4 + MAX_PAYLOAD_BYTES).contains(&length) {
+            return Err(DecodeError::Malformed("frame length"));
+        }
+        if buffer.len() < 4 + length {
+            return Ok(None);
+        }
+        let mut frame = buffer.split_to(4 + length).freeze();
+        frame.advance(4);
+        let sum = frame.get_u32_le();
+        if fold(xxhash_rust::xxh3::xxh3_64(&frame)) != sum {
+            return Err(DecodeError::Checksum("frame"));
+        }
+        let kind = FrameKind::from_u8(frame.get_u8()).ok_or(DecodeError::Malformed("frame kind"))?;
+        let correlation = frame.get_u64_le();
+        let deadline_ms = frame.get_u32_le();
+        Ok(Some(Self { kind, correlation, deadline_ms, head: frame, body: Bytes::new() }))
+    }
+}
+
+fn fold(sum: u64) -> u32 {
+    ((sum >> 32) ^ (sum & 0xffff_ffff)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame() -> Frame {
+        Frame {
+            kind: FrameKind::Call,
+            correlation: 77,
+            deadline_ms: 1500,
+            head: Bytes::from_static(b"head"),
+            body: Bytes::from_static(b"and body"),
+        }
+    }
+
+    fn bytes(frame: &Frame) -> Vec<u8> {
+        [&frame.header()[..], &frame.head, &frame.body].concat()
+    }
+
+    #[test]
+    fn golden_file() {
+        crate::golden::check("frame-v1.bin", &bytes(&frame()));
+    }
+
+    #[test]
+    fn arrives_in_any_pieces() {
+        let wire = [bytes(&frame()), bytes(&Frame::bare(FrameKind::Ping))].concat();
+        let mut buffer = BytesMut::new();
+        let mut got = Vec::new();
+        for byte in wire {
+            buffer.extend_from_slice(&[byte]);
+            while let Some(frame) = Frame::take(&mut buffer).unwrap() {
+                got.push(frame);
+            }
+        }
+        assert_eq!(got.len(), 2);
+        assert_eq!(&got[0].head[..], b"headand body");
+        assert_eq!((got[0].correlation, got[0].deadline_ms), (77, 1500));
+        assert_eq!(got[1].kind, FrameKind::Ping);
+    }
+
+    #[test]
+    fn damage_is_found() {
+        let good = bytes(&frame());
+        for at in 4..good.len() {
+            let mut bad = BytesMut::from(&good[..]);
+            bad[at] ^= 0x10;
+            assert!(Frame::take(&mut bad).is_err(), "byte {at}");
+        }
+        let mut huge = BytesMut::from(&u32::MAX.to_le_bytes()[..]);
+        assert_eq!(Frame::take(&mut huge), Err(DecodeError::Malformed("frame length")));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            let _ = Frame::take(&mut BytesMut::from(&bytes[..]));
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Dynamo itself, without I/O: ring, clocks, quorum state machines, codecs.
+//!
+//! Nothing here reads a clock, draws a random number, or touches a socket or a file: time and randomness
+//! are arguments, decisions are return values. Start with [`container`] (versions) and [`ring`] (placement).
+
+pub mod codec;
+pub mod clock;
+pub mod container;
+pub mod hash;
+pub mod frame;
+pub mod get;
+#[cfg(test)]
+mod golden;
+pub mod header;
+pub mod manifest;
+pub mod names;
+pub mod put;
+pub mod quorum;
+pub mod record;
+pub mod ring;
+pub mod segment;
+pub mod wire;

@@ -1,0 +1,159 @@
+//! The manifest: which segments a storage node holds. An index for people and for a fast start; a flush is
+//! durable when its own PUT returned, so what no manifest names yet is found by listing.
+
+use serde::{Deserialize, Serialize};
+
+use crate::hash::checksum;
+use crate::names::NodeId;
+
+/// The format written.
+pub const MANIFEST_FORMAT: u32 = 1;
+
+/// `nodes/{id}/manifest/{version:010}.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Format of this document.
+    pub format: u32,
+    /// Its version; each exists once.
+    pub version: u64,
+    /// Whose it is.
+    pub node: NodeId,
+    /// The epoch of the process that wrote it.
+    pub epoch: u32,
+    /// Makes this attempt unlike any other (put-id).
+    pub put_id: String,
+    /// When it was written, milliseconds since 1970, by the writer's clock.
+    pub written_ms: u64,
+    /// The segments, oldest first.
+    pub segments: Vec<SegmentEntry>,
+    /// Checksum of the document with this field empty, 16 hex digits.
+    pub checksum: String,
+}
+
+/// One segment of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentEntry {
+    /// The object's name.
+    pub object: String,
+    /// Its size, bytes.
+    pub bytes: u64,
+    /// Where filter, index and footer begin.
+    pub tail_offset: u64,
+    /// How many records it holds.
+    pub records: u64,
+}
+
+/// Why a manifest could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// Not the JSON it should be.
+    #[error("manifest is not readable: {0}")]
+    Json(String),
+    /// Of a format this build does not know.
+    #[error("manifest has format {0}; this build reads {MANIFEST_FORMAT}")]
+    Format(u32),
+    /// Damaged.
+    #[error("manifest checksum does not match")]
+    Checksum,
+}
+
+impl Manifest {
+    /// The object that holds `version` of `node`'s manifest.
+    #[must_use]
+    pub fn object_name(node: &NodeId, version: u64) -> String {
+        format!("{}{version:010}.json", Self::prefix(node))
+    }
+
+    /// What all of `node`'s manifests start with.
+    #[must_use]
+    pub fn prefix(node: &NodeId) -> String {
+        format!("nodes/{node}/manifest/")
+    }
+
+    /// The version that an object's name tells.
+    #[must_use]
+    pub fn version_of_object(name: &str) -> Option<u64> {
+        name.rsplit_once('/')?.1.strip_suffix(".json")?.parse().ok()
+    }
+
+    /// The document, checksum included.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut sealed = self.clone();
+        sealed.checksum = self.sum();
+        let mut text = serde_json::to_vec_pretty(&sealed).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let manifest: Self =
+            serde_json::from_slice(bytes).map_err(|e| ManifestError::Json(e.to_string()))?;
+        if manifest.format != MANIFEST_FORMAT {
+            return Err(ManifestError::Format(manifest.format));
+        }
+        if manifest.checksum != manifest.sum() {
+            return Err(ManifestError::Checksum);
+        }
+        Ok(manifest)
+    }
+
+    fn sum(&self) -> String {
+        let mut bare = self.clone();
+        bare.checksum = String::new();
+        format!("{:016x}", checksum(&serde_json::to_vec(&bare).unwrap_or_default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn manifest() -> Manifest {
+        Manifest {
+            format: MANIFEST_FORMAT,
+            version: 3,
+            node: NodeId::new("node-a").unwrap(),
+            epoch: 2,
+            put_id: "cafe".into(),
+            written_ms: 1_700_000_000_000,
+            segments: vec![SegmentEntry {
+                object: "nodes/node-a/f/0000000002-cafe/0000000001.seg".into(),
+                bytes: 1000,
+                tail_offset: 900,
+                records: 3,
+            }],
+            checksum: String::new(),
+        }
+    }
+
+    #[test]
+    fn golden_file() {
+        let golden = crate::golden::check("manifest-v1.json", &manifest().to_json());
+        assert_eq!(Manifest::parse(&golden).unwrap().segments, manifest().segments);
+    }
+
+    #[test]
+    fn damage_and_newer_formats_are_named() {
+        let text = String::from_utf8(manifest().to_json()).unwrap();
+        let parse = |text: &str| Manifest::parse(text.as_bytes());
+        assert_eq!(parse(&text.replace("1000", "1001")), Err(ManifestError::Checksum));
+        assert_eq!(parse(&text.replace("\"format\": 1", "\"format\": 9")), Err(ManifestError::Format(9)));
+        assert!(matches!(parse(&text[..50]), Err(ManifestError::Json(_))));
+    }
+
+    #[test]
+    fn names_sort_by_version() {
+        let node = NodeId::new("node-a").unwrap();
+        let name = Manifest::object_name(&node, 12);
+        assert_eq!(name, "nodes/node-a/manifest/0000000012.json");
+        assert_eq!(Manifest::version_of_object(&name), Some(12));
+    }
+}

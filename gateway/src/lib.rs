@@ -1,0 +1,1 @@
+//! HTTP for clients; drives one request's quorum.

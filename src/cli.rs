@@ -1,0 +1,112 @@
+//! The command line: one variant per command, and what runs it.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::bench;
+use crate::client::{self, Exit, Failure, Format, Output};
+
+/// Cartwheel: an always writeable key-value store behind plain HTTP
+#[derive(Debug, Parser)]
+#[command(name = "cartwheel", version, arg_required_else_help = true)]
+#[command(
+    after_help = "Example:\n  cartwheel put carts alice --value milk\n  cartwheel get carts alice\n\nExit status: 0 ok, 1 refused or failed, 2 bad usage, 3 not reachable, 4 conflict (siblings)"
+)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Read one key
+    Get(client::GetArgs),
+    /// Write one key
+    Put(Box<client::PutArgs>),
+    /// Delete one key
+    Delete(Box<client::DeleteArgs>),
+    /// Show the cluster's members and their state
+    Status(client::StatusArgs),
+    /// Show how the partitions are spread over the members
+    Ring(client::RingArgs),
+    /// Show a key's partition, its homes and fallbacks, and who holds which clock
+    Locate(client::LocateArgs),
+    /// Put load on a cluster and measure it
+    Bench(Box<bench::BenchArgs>),
+}
+
+/// Parses the process's arguments, runs the command and gives its exit status.
+pub fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => run(cli, &mut Output::Process).into(),
+        Err(error) => {
+            // Help goes to standard output and is no error; a closed pipe there is nobody's trouble.
+            let _ = error.print();
+            if error.use_stderr() { Exit::Usage } else { Exit::Done }.into()
+        }
+    }
+}
+
+/// Runs one command and says on standard error why it failed, if it did.
+pub fn run(cli: Cli, output: &mut Output) -> Exit {
+    let format = format(&cli.command);
+    match dispatch(cli.command, output) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                output.note(&format!("cartwheel: {}", failure.message));
+                if format == Format::Json {
+                    // A program reads standard output: it finds one JSON document there in any case.
+                    let _ = output.json(&failure.to_json());
+                }
+            }
+            failure.exit
+        }
+    }
+}
+
+fn format(command: &Command) -> Format {
+    match command {
+        Command::Get(args) => args.common.output,
+        Command::Put(args) => args.common.output,
+        Command::Delete(args) => args.common.output,
+        Command::Status(args) => args.common.output,
+        Command::Ring(args) => args.common.output,
+        Command::Locate(args) => args.common.output,
+        Command::Bench(args) => args.output,
+    }
+}
+
+fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
+    match command {
+        Command::Get(args) => single()?.block_on(client::get(&args, output)),
+        Command::Put(args) => single()?.block_on(client::put(&args, output)),
+        Command::Delete(args) => single()?.block_on(client::delete(&args, output)),
+        Command::Status(args) => single()?.block_on(client::status(&args, output)),
+        Command::Ring(args) => single()?.block_on(client::ring(&args, output)),
+        Command::Locate(args) => single()?.block_on(client::locate(&args, output)),
+        Command::Bench(args) => bench::main(&args, output),
+    }
+}
+
+/// A runtime on this one thread: enough for a command that sends a request or two.
+fn single() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("can't start: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,6 @@
+//! The `cartwheel` process as a library, so that `main.rs` stays thin and the tests can call the same code.
+
+pub mod bench;
+pub mod cli;
+pub mod client;
+pub mod units;

@@ -1,0 +1,1 @@
+//! Holds replicas: memory, log, segments, manifest.
