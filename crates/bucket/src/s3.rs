@@ -12,7 +12,7 @@ use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
     StalledStreamProtectionConfig,
 };
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::Builder as HttpClientBuilder;
@@ -29,6 +29,8 @@ use crate::{Bucket, BucketError, BucketUrl, Created, Listed, Listing};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an attempt may take, a large body's allowance aside.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a create may take to be settled, large bodies' allowances aside.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(45);
 /// How many times an idempotent call is attempted, the first included.
 const RETRY_ATTEMPTS: u32 = 3;
 /// The slowest transfer we wait for; a body gets time on top at this rate.
@@ -88,14 +90,10 @@ impl S3Bucket {
             loader = loader.region(Region::new(region));
         }
         let shared = loader.load().await;
-        // The SDK itself reads `AWS_ENDPOINT_URL_S3` and the profile's
-        // service section, but only while it builds the client.
-        let first = aws_sdk_s3::config::Builder::from(&shared).build();
-        let mut config = first
-            .to_builder()
+        let mut config = aws_sdk_s3::config::Builder::from(&shared)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
-        if first.region().is_none() {
+        if shared.region().is_none() {
             config = config.region(Region::new(DEFAULT_REGION));
         }
         let endpoint = options.endpoint.or_else(|| environment_endpoint(&shared));
@@ -126,7 +124,7 @@ impl S3Bucket {
         let name = &self.url.name;
         let error = match self.client.head_bucket().bucket(name).send().await {
             Ok(_) => return Ok(()),
-            Err(error) => classify(name, name, error),
+            Err(error) => classify(name, name, &error),
         };
         // A HEAD has no body, so a missing bucket has no code, only its 404.
         if !matches!(error, BucketError::NotFound { .. } | BucketError::Refused { status: 404, .. }) {
@@ -137,7 +135,7 @@ impl S3Bucket {
             Err(error) if error.code() == Some("BucketAlreadyOwnedByYou") => Ok(()),
             Err(error) => match self.client.head_bucket().bucket(name).send().await {
                 Ok(_) => Ok(()),
-                Err(_) => Err(classify(name, name, error)),
+                Err(_) => Err(classify(name, name, &error)),
             },
         }
     }
@@ -152,13 +150,13 @@ impl S3Bucket {
         for _ in 0..RETRY_ATTEMPTS {
             let request =
                 self.client.get_object().bucket(&self.url.name).key(self.full(key)).set_range(range.clone());
-            let mut output = request.send().await.map_err(|error| classify(key, &self.url.name, error))?;
+            let mut output = request.send().await.map_err(|error| classify(key, &self.url.name, &error))?;
             let length = u64::try_from(output.content_length().unwrap_or(0)).unwrap_or(0);
             let body = std::mem::take(&mut output.body);
             match tokio::time::timeout(ATTEMPT_TIMEOUT + allowance(length), body.collect()).await {
                 Ok(Ok(body)) => return Ok((output, body.into_bytes())),
                 Ok(Err(error)) => {
-                    let detail = format!("the body broke off: {}", DisplayErrorContext(&error));
+                    let detail = format!("the body broke off: {}", describe(&error));
                     last = BucketError::unavailable(key, detail);
                 }
                 Err(_) => last = BucketError::unavailable(key, "the body did not arrive in time"),
@@ -187,7 +185,7 @@ impl CreateOnce for S3Bucket {
             .await;
         let Err(error) = sent else { return Attempt::Stored };
         let status = error.raw_response().map(|response| response.status().as_u16());
-        match (status, classify(key, &self.url.name, error)) {
+        match (status, classify(key, &self.url.name, &error)) {
             (Some(412), _) => Attempt::Taken,
             (Some(409), error) => Attempt::Again(error),
             (_, error) if error.is_retryable() => Attempt::Unknown(error),
@@ -242,12 +240,14 @@ impl Bucket for S3Bucket {
             .config_override(overrides)
             .send()
             .await
-            .map_err(|error| classify(key, &self.url.name, error))?;
+            .map_err(|error| classify(key, &self.url.name, &error))?;
         Ok(())
     }
 
     async fn create(&self, key: &str, body: Bytes) -> Result<Created, BucketError> {
-        settle::create(self, key, &body).await
+        let limit = CREATE_TIMEOUT + allowance(body.len() as u64) * settle::ATTEMPTS;
+        let settled = tokio::time::timeout(limit, settle::create(self, key, &body)).await;
+        settled.unwrap_or_else(|_| Err(BucketError::unavailable(key, "the create was not settled in time")))
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Listing, BucketError> {
@@ -261,20 +261,20 @@ impl Bucket for S3Bucket {
             .max_keys(i32::try_from(limit).unwrap_or(i32::MAX))
             .send()
             .await
-            .map_err(|error| classify(prefix, &self.url.name, error))?;
+            .map_err(|error| classify(prefix, &self.url.name, &error))?;
         let mut objects: Vec<Listed> = Vec::with_capacity(page.contents().len());
         for object in page.contents() {
             let full = object.key().unwrap_or_default();
             let Some(key) = full.strip_prefix(&self.url.prefix) else {
                 return Err(odd_listing(
                     prefix,
-                    format!("it listed {full:?}, which is not under our prefix"),
+                    &format!("it listed {full:?}, which is not under our prefix"),
                 ));
             };
             if objects.last().is_some_and(|last| last.key.as_str() >= key)
                 || after.is_some_and(|after| after >= key)
             {
-                return Err(odd_listing(prefix, format!("it listed {key:?} out of ascending byte order")));
+                return Err(odd_listing(prefix, &format!("it listed {key:?} out of ascending byte order")));
             }
             objects.push(Listed {
                 key: key.to_owned(),
@@ -291,7 +291,7 @@ impl Bucket for S3Bucket {
 
     async fn delete(&self, key: &str) -> Result<(), BucketError> {
         let sent = self.client.delete_object().bucket(&self.url.name).key(self.full(key)).send().await;
-        match sent.map_err(|error| classify(key, &self.url.name, error)) {
+        match sent.map_err(|error| classify(key, &self.url.name, &error)) {
             Ok(_) | Err(BucketError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -332,7 +332,7 @@ fn check_endpoint(url: &BucketUrl, endpoint: &str) -> Result<(), BucketError> {
     })
 }
 
-fn odd_listing(prefix: &str, what: String) -> BucketError {
+fn odd_listing(prefix: &str, what: &str) -> BucketError {
     BucketError::Refused {
         key: prefix.to_owned(),
         status: 200,
@@ -342,13 +342,13 @@ fn odd_listing(prefix: &str, what: String) -> BucketError {
 }
 
 /// Turns an SDK error into ours.
-fn classify<E>(key: &str, bucket: &str, error: SdkError<E, HttpResponse>) -> BucketError
+fn classify<E>(key: &str, bucket: &str, error: &SdkError<E, HttpResponse>) -> BucketError
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
     let status = error.raw_response().map(|response| response.status().as_u16());
     let Some(status) = status else {
-        return match &error {
+        return match error {
             SdkError::ConstructionFailure(_) => refused(key, 400, "InvalidRequest", describe(error)),
             _ => BucketError::unavailable(key, describe(error)),
         };
@@ -421,11 +421,21 @@ fn refused(key: &str, status: u16, code: &str, detail: String) -> BucketError {
     BucketError::Refused { key: key.to_owned(), status, code: code.to_owned(), detail }
 }
 
-fn describe<E>(error: SdkError<E, HttpResponse>) -> String
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    DisplayErrorContext(error).to_string()
+/// The error and its causes in one line, without the SDK's debug print.
+fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if part.contains("no credentials found in chain") {
+            return "no AWS credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or an \
+                    instance role"
+                .to_owned();
+        }
+        text = format!("{text}: {part}");
+        cause = error.source();
+    }
+    text
 }
 
 #[cfg(test)]
@@ -434,7 +444,7 @@ mod tests {
 
     use std::time::Duration;
 
-    use super::{allowance, check_endpoint, timeouts, verdict};
+    use super::{allowance, check_endpoint, describe, timeouts, verdict};
     use crate::{BucketError, BucketUrl};
 
     fn table(status: u16, code: &str) -> BucketError {
@@ -477,6 +487,20 @@ mod tests {
         assert_eq!(allowance(64 * 1024 * 1024), Duration::from_secs(64));
         assert_eq!(timeouts(0).operation_attempt_timeout(), Some(Duration::from_secs(10)));
         assert_eq!(timeouts(0).operation_timeout(), Some(Duration::from_secs(35)));
+    }
+
+    #[test]
+    fn missing_credentials_are_told_in_one_line() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("dispatch failure")]
+        struct Outer(#[source] Inner);
+        #[derive(Debug, thiserror::Error)]
+        #[error("{0}")]
+        struct Inner(&'static str);
+        let text =
+            describe(&Outer(Inner("not enabled: no credentials found in chain. Attempted:\n  Environment")));
+        assert!(text.contains("AWS_ACCESS_KEY_ID") && !text.contains('\n'), "{text}");
+        assert_eq!(describe(&Outer(Inner("connection refused"))), "dispatch failure: connection refused");
     }
 
     #[test]

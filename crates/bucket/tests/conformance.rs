@@ -1,7 +1,8 @@
 //! Every bucket passes the same cases: in memory, faulty, and S3 over HTTP.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used)]
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -140,7 +141,10 @@ async fn errors_say_what_would_help() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn foreign_server() {
     let Some(endpoint) = std::env::var("CARTWHEEL_CONFORMANCE_S3").ok().filter(|url| !url.is_empty()) else {
-        eprintln!("SKIPPED: no foreign S3 server was tested; set CARTWHEEL_CONFORMANCE_S3=http://HOST:PORT");
+        // Straight to the stream: the test harness would swallow a print.
+        let skipped =
+            "SKIPPED: no foreign S3 server was tested; set CARTWHEEL_CONFORMANCE_S3=http://HOST:PORT\n";
+        std::io::stderr().write_all(skipped.as_bytes()).unwrap();
         return;
     };
     let bucket = connect(endpoint, "s3://cartwheel-conformance/run").await;

@@ -63,9 +63,8 @@ impl View {
     /// Must `node` hold `partition`, now or after the pending change?
     #[must_use]
     pub fn is_home(&self, node: &NodeId, partition: u32) -> bool {
-        let holds = |ring: &Ring| {
-            ring.index_of(node).is_some_and(|index| ring.homes(partition).contains(&index))
-        };
+        let holds =
+            |ring: &Ring| ring.index_of(node).is_some_and(|index| ring.homes(partition).contains(&index));
         holds(&self.current) || (self.document.has_pending_change() && holds(&self.next))
     }
 }
@@ -167,8 +166,7 @@ pub async fn ensure_member(
                 }
                 None if !may_join => return Err(MembershipError::NotAMember(me.id)),
                 None => {
-                    let state =
-                        if newest.is_forming() { MemberState::Active } else { MemberState::Joining };
+                    let state = if newest.is_forming() { MemberState::Active } else { MemberState::Joining };
                     let what = change(seams, by, &format!("{} joins", me.id));
                     newest.with_member(Member { state, ..me.clone() }, what, nonce(seams))?
                 }

@@ -81,7 +81,9 @@ impl Peers {
                 drop(state);
                 connection.submit(call, patience, reply_to);
             }
-            State::Opening(waiting) if waiting.len() < MAX_WAITING => waiting.push((call, deadline, reply_to)),
+            State::Opening(waiting) if waiting.len() < MAX_WAITING => {
+                waiting.push((call, deadline, reply_to))
+            }
             State::Opening(_) => {
                 drop(state);
                 reply_to.send(Err(CallError::NotSent));

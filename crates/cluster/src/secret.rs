@@ -79,8 +79,7 @@ impl NodeToken {
     /// The header to send.
     #[must_use]
     pub fn header(&self) -> HeaderValue {
-        let mut value =
-            HeaderValue::from_str(&self.0).unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
+        let mut value = HeaderValue::from_str(&self.0).unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
         value.set_sensitive(true);
         value
     }

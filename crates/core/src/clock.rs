@@ -212,9 +212,10 @@ impl Clock {
     /// Is every dot of `other` in it?
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
-        other.entries.iter().all(|theirs| {
-            self.find(&theirs.actor).is_ok_and(|at| self.entries[at].covers(theirs))
-        })
+        other
+            .entries
+            .iter()
+            .all(|theirs| self.find(&theirs.actor).is_ok_and(|at| self.entries[at].covers(theirs)))
     }
 
     /// Writes the clock with each actor as its index in `actors`, which must hold them all.

@@ -71,14 +71,7 @@ impl<T: Clone> GetMachine<T> {
     /// if asking more of them can bring that about.
     #[must_use]
     pub fn new(homes: Vec<Node>, r: usize, floor: Clock) -> Self {
-        Self {
-            homes: homes.into_iter(),
-            r,
-            floor,
-            waiting: Vec::new(),
-            answers: Vec::new(),
-            done: false,
-        }
+        Self { homes: homes.into_iter(), r, floor, waiting: Vec::new(), answers: Vec::new(), done: false }
     }
 
     /// The first actions.

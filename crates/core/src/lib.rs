@@ -3,14 +3,14 @@
 //! Nothing here reads a clock, draws a random number, or touches a socket or a file: time and randomness
 //! are arguments, decisions are return values. Start with [`container`] (versions) and [`ring`] (placement).
 
-pub mod codec;
 pub mod clock;
+pub mod codec;
 pub mod container;
-pub mod hash;
 pub mod frame;
 pub mod get;
 #[cfg(test)]
 mod golden;
+pub mod hash;
 pub mod header;
 pub mod manifest;
 pub mod names;

@@ -93,8 +93,7 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`].
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let manifest: Self =
-            serde_json::from_slice(bytes).map_err(|e| ManifestError::Json(e.to_string()))?;
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|e| ManifestError::Json(e.to_string()))?;
         if manifest.format != MANIFEST_FORMAT {
             return Err(ManifestError::Format(manifest.format));
         }

@@ -53,8 +53,9 @@ impl Namespace {
 
     fn check(name: &[u8]) -> Result<(), NameError> {
         let head = name.first().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        let tail =
-            name.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'));
+        let tail = name
+            .iter()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'));
         if head && tail && name.len() <= MAX_NAMESPACE_BYTES { Ok(()) } else { Err(NameError::Namespace) }
     }
 

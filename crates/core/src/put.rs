@@ -3,7 +3,9 @@
 //!
 //! A pure machine: feed it events, carry out its actions. It holds three rules that protect data:
 //! a mint whose fate is unknown is repeated at the *same* node before any other (the same request id makes
-//! it the same write); mints are never hedged; and a replica counts only if it reached the durability asked.
+//! it the same write); mints are never hedged; a replica counts only if it reached the durability asked; and
+//! while a ring change is pending, W of the homes of *both* rings must hold the write, so that neither ring's
+//! reads can miss it.
 
 use crate::quorum::{Applied, Durability, Failure, Node, Tally};
 
@@ -90,6 +92,9 @@ pub enum PutOutcome {
 pub struct PutMachine {
     homes: Vec<Node>,
     fallbacks: std::vec::IntoIter<Node>,
+    /// The homes after the pending ring change; empty without one.
+    next_homes: Vec<Node>,
+    acked: Vec<Node>,
     w: usize,
     durability: Durability,
     next_home: usize,
@@ -114,6 +119,8 @@ impl PutMachine {
         Self {
             homes,
             fallbacks: fallbacks.into_iter(),
+            next_homes: Vec::new(),
+            acked: Vec::new(),
             w,
             durability,
             next_home: 0,
@@ -127,6 +134,13 @@ impl PutMachine {
             reached: Durability::Bucket,
             answered: false,
         }
+    }
+
+    /// The same write while a ring change is pending, after which `next_homes` are the homes.
+    #[must_use]
+    pub fn with_next_homes(mut self, next_homes: Vec<Node>) -> Self {
+        self.next_homes = next_homes;
+        self
     }
 
     /// The first actions.
@@ -144,13 +158,16 @@ impl PutMachine {
             PutEvent::MintFailed { node, failure } => self.mint_failed(node, failure, &mut actions),
             PutEvent::Acked { node, reached } => {
                 if let Some(hint_for) = self.heard(node) {
-                    self.count(hint_for.is_some(), reached);
+                    self.count(node, hint_for.is_some(), reached);
                     self.settle(&mut actions);
                 }
             }
             PutEvent::ReplicaFailed { node } => {
                 if let Some(hint_for) = self.heard(node) {
-                    self.replace(hint_for.unwrap_or(node), &mut actions);
+                    let home = hint_for.unwrap_or(node);
+                    if self.homes.contains(&home) {
+                        self.replace(home, &mut actions);
+                    }
                     self.settle(&mut actions);
                 }
             }
@@ -207,7 +224,7 @@ impl PutMachine {
         let Some((minter, hint_for)) = self.minting.filter(|(minter, _)| *minter == node) else { return };
         self.minting = None;
         self.minted = true;
-        self.count(hint_for.is_some(), reached);
+        self.count(minter, hint_for.is_some(), reached);
         for at in 0..self.homes.len() {
             let home = self.homes[at];
             if home == minter || Some(home) == hint_for {
@@ -220,6 +237,13 @@ impl PutMachine {
                 actions.push(PutAction::Replicate { node: home, hint_for: None });
             }
         }
+        for at in 0..self.next_homes.len() {
+            let home = self.next_homes[at];
+            if !self.homes.contains(&home) {
+                self.waiting.push((home, None));
+                actions.push(PutAction::Replicate { node: home, hint_for: None });
+            }
+        }
         self.settle(actions);
     }
 
@@ -228,11 +252,16 @@ impl PutMachine {
         Some(self.waiting.swap_remove(at).1)
     }
 
-    fn count(&mut self, fallback: bool, reached: Durability) {
+    fn count(&mut self, node: Node, fallback: bool, reached: Durability) {
         if reached < self.durability {
             return;
         }
-        *(if fallback { &mut self.tally.fallback } else { &mut self.tally.home }) += 1;
+        self.acked.push(node);
+        if fallback {
+            self.tally.fallback += 1;
+        } else if self.homes.contains(&node) {
+            self.tally.home += 1;
+        }
         self.reached = self.reached.min(reached);
     }
 
@@ -247,7 +276,9 @@ impl PutMachine {
         if self.answered {
             return;
         }
-        if self.tally.answered() >= self.w {
+        let next = self.acked.iter().filter(|node| self.next_homes.contains(node)).count();
+        let next_hold_it = self.next_homes.is_empty() || next + self.tally.fallback >= self.w;
+        if self.tally.answered() >= self.w && next_hold_it {
             self.answered = true;
             let outcome = PutOutcome::Done { tally: self.tally, reached: self.reached };
             actions.push(PutAction::Answer(outcome));
@@ -359,6 +390,19 @@ mod tests {
         assert_eq!(last, [PutAction::Mint { node: 7, hint_for: Some(0) }]);
         let actions = m.on(PutEvent::Minted { node: 7, reached: Disk });
         assert_eq!(actions, [PutAction::Replicate { node: 8, hint_for: Some(1) }]);
+    }
+
+    #[test]
+    fn during_a_ring_change_both_rings_must_hold_the_write() {
+        let mut m = machine(&[]).with_next_homes(vec![1, 5, 6]);
+        m.start();
+        let sent = m.on(PutEvent::Minted { node: 0, reached: Disk });
+        assert_eq!(sent, [replicate(1), replicate(2), replicate(5), replicate(6)]);
+        assert_eq!(m.on(PutEvent::Acked { node: 2, reached: Disk }), [], "only the old ring holds it");
+        assert_eq!(m.on(PutEvent::Acked { node: 5, reached: Disk }), []);
+        let tally = Tally { home: 3, fallback: 0 };
+        let done = PutAction::Answer(PutOutcome::Done { tally, reached: Disk });
+        assert_eq!(m.on(PutEvent::Acked { node: 1, reached: Disk }), [done]);
     }
 
     #[test]

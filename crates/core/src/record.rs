@@ -367,8 +367,11 @@ mod tests {
             content_type: Bytes::from_static(b"text/plain"),
             meta: vec![(Bytes::from_static(b"colour"), Bytes::from_static(b"red"))],
         };
-        let mut container =
-            Container::delta(&context, dot("node-a.1", 2), version(Value::Present(Bytes::from_static(b"hello"))));
+        let mut container = Container::delta(
+            &context,
+            dot("node-a.1", 2),
+            version(Value::Present(Bytes::from_static(b"hello"))),
+        );
         container.sync(Container::delta(&Clock::new(), dot("node-b.1", 1), version(Value::Deleted)));
         Record {
             namespace: Namespace::new(b"carts").unwrap(),

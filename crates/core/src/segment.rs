@@ -252,7 +252,11 @@ impl SegmentMeta {
         let mut index = Vec::new();
         while reader.remaining() > 0 {
             let first = KeyHash(reader.u128("block")?);
-            index.push(BlockEntry { first, offset: reader.varint("block")?, length: reader.varint("block")? });
+            index.push(BlockEntry {
+                first,
+                offset: reader.varint("block")?,
+                length: reader.varint("block")?,
+            });
         }
         Ok(Self { filter: Filter { bits: filter }, index, clocks, records, first, last })
     }

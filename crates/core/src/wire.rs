@@ -84,6 +84,8 @@ pub enum Request {
     },
     /// Do you know this ring version? (The version is in the envelope.)
     Hello,
+    /// How are you?
+    Status,
 }
 
 /// Why a node did not do as asked. Nothing was applied.
@@ -139,6 +141,8 @@ pub enum Reply {
     },
     /// The node knows this ring version.
     Hello,
+    /// How the node is: JSON, for people.
+    Status(Bytes),
     /// It did nothing.
     Refused(Refusal),
 }
@@ -169,6 +173,7 @@ const REPLICATE: u8 = 2;
 const READ: u8 = 3;
 const SCAN: u8 = 4;
 const HELLO: u8 = 5;
+const STATUS: u8 = 6;
 
 fn put_tags(out: &mut BytesMut, kind: u8, tags: &Tags) {
     out.put_u8(kind);
@@ -273,6 +278,7 @@ impl Call {
                 }
             }
             Request::Hello => tag(&mut out, HELLO),
+            Request::Status => tag(&mut out, STATUS),
         }
         (out.freeze(), body)
     }
@@ -329,6 +335,10 @@ impl Call {
                 r.end("hello")?;
                 Request::Hello
             }
+            STATUS => {
+                r.end("status")?;
+                Request::Status
+            }
             _ => return Err(DecodeError::Malformed("request tag")),
         };
         Ok(Self { ring_version, request })
@@ -342,6 +352,7 @@ const ABSENT: u8 = 4;
 const PAGE: u8 = 5;
 const HELLO_TOO: u8 = 6;
 const REFUSED: u8 = 7;
+const STATUS_IS: u8 = 8;
 
 impl Answer {
     /// The answer's bytes.
@@ -376,6 +387,10 @@ impl Answer {
                 body = records.clone();
             }
             Reply::Hello => tag(&mut out, HELLO_TOO),
+            Reply::Status(json) => {
+                tag(&mut out, STATUS_IS);
+                body = json.clone();
+            }
             Reply::Refused(refusal) => {
                 tag(&mut out, REFUSED);
                 encode_refusal(&mut out, refusal);
@@ -405,6 +420,7 @@ impl Answer {
             ABSENT => Reply::Absent,
             PAGE => Reply::Page { more: read_flag(&mut r, "more")?, records: r.rest() },
             HELLO_TOO => Reply::Hello,
+            STATUS_IS => Reply::Status(r.rest()),
             REFUSED => Reply::Refused(decode_refusal(&mut r)?),
             _ => return Err(DecodeError::Malformed("reply tag")),
         };
@@ -511,6 +527,7 @@ mod tests {
             Request::Scan { partition: 7, after: Some((KeyHash(9), Bytes::from_static(b"k"))), bytes: 1024 },
             Request::Scan { partition: 7, after: None, bytes: 1024 },
             Request::Hello,
+            Request::Status,
         ]
         .into_iter()
         .map(|request| Call { ring_version: 42, request })
@@ -527,6 +544,7 @@ mod tests {
             Reply::Absent,
             Reply::Page { more: true, records: Bytes::from_static(b"records") },
             Reply::Hello,
+            Reply::Status(Bytes::from_static(b"{}")),
         ];
         replies.extend(
             [

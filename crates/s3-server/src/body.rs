@@ -44,13 +44,13 @@ impl Claims {
             claim.is_some()
                 || self.trailer.as_deref().is_some_and(|trailer| trailer.eq_ignore_ascii_case(name))
         };
-        let mut hasher = ChecksumHasher::default();
-        hasher.crc32 = wants(&self.crc32, "CRC32").then(Crc32::new);
-        hasher.crc32c = wants(&self.crc32c, "CRC32C").then(Crc32c::new);
-        hasher.crc64nvme = wants(&self.crc64nvme, "CRC64NVME").then(Crc64Nvme::new);
-        hasher.sha1 = wants(&self.sha1, "SHA1").then(Sha1::new);
-        hasher.sha256 = wants(&self.sha256, "SHA256").then(Sha256::new);
-        hasher
+        ChecksumHasher {
+            crc32: wants(&self.crc32, "CRC32").then(Crc32::new),
+            crc32c: wants(&self.crc32c, "CRC32C").then(Crc32c::new),
+            crc64nvme: wants(&self.crc64nvme, "CRC64NVME").then(Crc64Nvme::new),
+            sha1: wants(&self.sha1, "SHA1").then(Sha1::new),
+            sha256: wants(&self.sha256, "SHA256").then(Sha256::new),
+        }
     }
 }
 

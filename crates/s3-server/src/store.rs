@@ -351,3 +351,282 @@ fn make_parents(path: &Path) -> io::Result<Vec<PathBuf>> {
     }
     Ok(changed)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::HashSet;
+    use std::io::{Read, Write};
+    use std::path::{Path, PathBuf};
+    use std::sync::Barrier;
+
+    use super::{Condition, Meta, Store, StoreError};
+    use crate::list::{Item, Query, list};
+
+    const BUCKET: &str = "test-bucket";
+
+    fn open(root: &Path) -> Store {
+        let store = Store::open(root, false).unwrap();
+        store.create_bucket(BUCKET).unwrap();
+        store
+    }
+
+    fn put(store: &Store, key: &str, body: &str, condition: &Condition) -> Result<Meta, StoreError> {
+        let mut temp = store.temp()?;
+        temp.file.write_all(body.as_bytes())?;
+        store.finish(&temp)?;
+        store.publish(BUCKET, key, temp, condition)
+    }
+
+    fn get(store: &Store, key: &str) -> Result<String, StoreError> {
+        let mut body = String::new();
+        store.open_object(BUCKET, key)?.0.read_to_string(&mut body)?;
+        Ok(body)
+    }
+
+    /// Everything under a directory, directories with a slash at the end.
+    fn tree(root: &Path) -> HashSet<String> {
+        let mut found = HashSet::new();
+        let mut waiting: Vec<PathBuf> = vec![root.to_path_buf()];
+        while let Some(directory) = waiting.pop() {
+            for entry in std::fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+                if path.is_dir() {
+                    found.insert(name + "/");
+                    waiting.push(path);
+                } else {
+                    found.insert(name);
+                }
+            }
+        }
+        found
+    }
+
+    fn keys(store: &Store, query: &Query) -> (Vec<String>, bool) {
+        let page = list(&store.bucket(BUCKET).unwrap(), query).unwrap();
+        let name = |item| match item {
+            Item::Object(name, _) | Item::Prefix(name) => name,
+        };
+        (page.items.into_iter().map(name).collect(), page.more)
+    }
+
+    #[test]
+    fn a_restart_keeps_objects_and_drops_what_was_unfinished() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let tag = put(&store, "a/b", "body", &Condition::None).unwrap().tag;
+        let unfinished = store.temp().unwrap();
+        std::mem::forget(unfinished);
+        drop(store);
+        assert!(tree(root.path()).iter().any(|name| name.starts_with("tmp/") && name.len() > 4));
+        let store = open(root.path());
+        assert_eq!(get(&store, "a/b").unwrap(), "body");
+        assert_eq!(store.meta(BUCKET, "a/b").unwrap().tag, tag, "the ETag outlives the process");
+        assert!(!tree(root.path()).iter().any(|name| name.starts_with("tmp/") && name.len() > 4));
+    }
+
+    #[test]
+    fn one_server_at_a_time() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let error = Store::open(root.path(), false).unwrap_err();
+        assert!(error.to_string().contains("in use by another server"), "{error}");
+        drop(store);
+        assert!(Store::open(root.path(), false).is_ok());
+    }
+
+    #[test]
+    fn racing_creates_have_one_winner() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        for round in 0..50 {
+            // A new directory per round: making it is part of the race.
+            let key = format!("race/{round}/key");
+            let start = Barrier::new(8);
+            let wins: Vec<String> = std::thread::scope(|scope| {
+                let racers: Vec<_> = (0..8)
+                    .map(|racer| {
+                        let (store, key, start) = (&store, &key, &start);
+                        scope.spawn(move || {
+                            start.wait();
+                            let body = format!("racer {racer}");
+                            put(store, key, &body, &Condition::Absent).is_ok().then_some(body)
+                        })
+                    })
+                    .collect();
+                racers.into_iter().filter_map(|racer| racer.join().unwrap()).collect()
+            });
+            assert_eq!(wins, [get(&store, &key).unwrap()], "round {round}");
+        }
+    }
+
+    #[test]
+    fn racing_replacements_of_one_version_have_one_winner() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let mut tag = put(&store, "k", "0", &Condition::None).unwrap().tag;
+        for _ in 0..50 {
+            let wins: Vec<String> = std::thread::scope(|scope| {
+                let racers: Vec<_> = (0..4)
+                    .map(|racer| {
+                        let (store, condition) = (&store, Condition::Tag(tag.clone()));
+                        scope.spawn(move || {
+                            put(store, "k", &racer.to_string(), &condition).map(|meta| meta.tag)
+                        })
+                    })
+                    .collect();
+                racers.into_iter().filter_map(|racer| racer.join().unwrap().ok()).collect()
+            });
+            assert_eq!(wins.len(), 1);
+            tag.clone_from(&wins[0]);
+        }
+    }
+
+    #[test]
+    fn deletes_and_creates_in_one_directory_do_not_disturb_each_other() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let store = &store;
+                scope.spawn(move || {
+                    for _ in 0..200 {
+                        let key = format!("shared/deep/{writer}");
+                        put(store, &key, "x", &Condition::Absent).unwrap();
+                        store.delete(BUCKET, &key).unwrap();
+                    }
+                });
+            }
+        });
+        let bucket = store.bucket(BUCKET).unwrap();
+        assert!(tree(&bucket).is_empty(), "empty directories go with their last object");
+    }
+
+    #[test]
+    fn no_key_leaves_the_bucket() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let before = tree(root.path());
+        let long = "../".repeat(300);
+        let keys = ["..", "../x", "../../lock", "/etc/passwd", "a/../../../b", "./.", &long];
+        for key in keys {
+            put(&store, key, key, &Condition::Absent).unwrap();
+            assert_eq!(get(&store, key).unwrap(), key);
+        }
+        let inside = format!("buckets/{BUCKET}/");
+        for name in tree(root.path()).difference(&before) {
+            assert!(name.starts_with(&inside), "{name}");
+        }
+        for key in keys {
+            store.delete(BUCKET, key).unwrap();
+        }
+        assert_eq!(tree(root.path()), before);
+        for bucket in ["..", ".", "", "../tmp", "tmp/x", "A", "a/b"] {
+            assert!(matches!(store.create_bucket(bucket), Err(StoreError::NoSuchBucket)), "{bucket}");
+        }
+    }
+
+    #[test]
+    fn conditions() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        assert!(matches!(put(&store, "k", "1", &Condition::Present), Err(StoreError::NoSuchKey)));
+        let first = put(&store, "k", "1", &Condition::Absent).unwrap().tag;
+        assert!(matches!(put(&store, "k", "2", &Condition::Absent), Err(StoreError::Precondition)));
+        let second = put(&store, "k", "1", &Condition::Tag(first.clone())).unwrap().tag;
+        assert_ne!(first, second, "the same body written twice has two tags");
+        assert!(matches!(put(&store, "k", "3", &Condition::Tag(first)), Err(StoreError::Precondition)));
+        assert_eq!(get(&store, "k").unwrap(), "1");
+        let temps = tree(&root.path().join("tmp"));
+        assert!(temps.is_empty(), "a write that was refused leaves nothing behind");
+    }
+
+    #[test]
+    fn a_key_has_at_most_1024_bytes() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        put(&store, &"ä".repeat(512), "x", &Condition::None).unwrap();
+        assert!(matches!(put(&store, &"k".repeat(1025), "x", &Condition::None), Err(StoreError::KeyTooLong)));
+    }
+
+    #[test]
+    fn a_bucket_goes_when_it_is_empty() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        put(&store, "a/b", "x", &Condition::None).unwrap();
+        assert!(matches!(store.delete_bucket(BUCKET), Err(StoreError::BucketNotEmpty)));
+        assert_eq!(get(&store, "a/b").unwrap(), "x");
+        store.delete(BUCKET, "a/b").unwrap();
+        // As a server that was killed within a delete leaves it.
+        std::fs::create_dir_all(store.bucket(BUCKET).unwrap().join("a/b")).unwrap();
+        store.delete_bucket(BUCKET).unwrap();
+        assert!(matches!(store.delete_bucket(BUCKET), Err(StoreError::NoSuchBucket)));
+        assert!(matches!(put(&store, "k", "x", &Condition::None), Err(StoreError::NoSuchBucket)));
+    }
+
+    #[test]
+    fn listing_agrees_with_a_sorted_set_for_every_start_limit_and_delimiter() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let stem = "s".repeat(80);
+        let mut all: Vec<String> =
+            ["a", "a/", "a/b", "a/b/c", "a-b", "a0", "b//c", "b/c", "ä/ö", "é"].map(str::to_owned).to_vec();
+        all.extend(["", "-x", "/x", "x"].map(|tail| format!("{stem}{tail}")));
+        for key in &all {
+            put(&store, key, key, &Condition::None).unwrap();
+        }
+        std::fs::write(store.bucket(BUCKET).unwrap().join("stray file"), "").unwrap();
+        all.sort();
+        for prefix in ["", "a", "a/", "b/", "s", "none"] {
+            for delimiter in ["", "/", "-"] {
+                let expected = rolled_up(&all, prefix, delimiter);
+                for limit in 1..=expected.len() + 1 {
+                    let (mut found, mut after) = (Vec::new(), None);
+                    loop {
+                        let after_is_prefix = !delimiter.is_empty()
+                            && after.as_ref().is_some_and(|name: &String| {
+                                name.get(prefix.len()..).is_some_and(|rest| rest.ends_with(delimiter))
+                            });
+                        let query = Query {
+                            prefix: prefix.to_owned(),
+                            delimiter: delimiter.to_owned(),
+                            after,
+                            after_is_prefix,
+                            limit,
+                        };
+                        let (page, more) = keys(&store, &query);
+                        after = page.last().cloned();
+                        found.extend(page);
+                        if !more {
+                            break;
+                        }
+                    }
+                    assert_eq!(found, expected, "prefix {prefix:?} delimiter {delimiter:?} limit {limit}");
+                }
+            }
+        }
+        for start in &all {
+            let query = Query { after: Some(start.clone()), limit: 1000, ..Query::default() };
+            let expected: Vec<String> = all.iter().filter(|key| *key > start).cloned().collect();
+            assert_eq!(keys(&store, &query), (expected, false), "after {start:?}");
+        }
+    }
+
+    /// What a listing must show, the slow and obvious way.
+    fn rolled_up(all: &[String], prefix: &str, delimiter: &str) -> Vec<String> {
+        let mut expected: Vec<String> = Vec::new();
+        for key in all.iter().filter(|key| key.starts_with(prefix)) {
+            let rest = &key[prefix.len()..];
+            let shown = match rest.find(delimiter).filter(|_| !delimiter.is_empty()) {
+                Some(at) => key[..prefix.len() + at + delimiter.len()].to_owned(),
+                None => key.clone(),
+            };
+            if expected.last() != Some(&shown) {
+                expected.push(shown);
+            }
+        }
+        expected
+    }
+}

@@ -1,0 +1,658 @@
+//! The storage engine: takes in records, mints versions, answers reads.
+//!
+//! Write path: clock index → log → memtable. Read path: clock index says absent → memtable → row cache →
+//! segments through the block cache. All that decides is done under one short lock; nothing under it waits.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use moka::future::Cache;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+use cartwheel_bucket::SharedBucket;
+use cartwheel_core::clock::{Actor, Dot};
+use cartwheel_core::codec::DecodeError;
+use cartwheel_core::container::{Container, Sibling};
+use cartwheel_core::hash::KeyHash;
+use cartwheel_core::names::{Key, Namespace};
+use cartwheel_core::quorum::Durability;
+use cartwheel_core::record::{Brief, Record, Version, etag};
+use cartwheel_core::wire::{Precondition, Refusal, Tags};
+
+use crate::index::{ClockIndex, Known};
+use crate::log::{Log, LogRefusal};
+use crate::memtable::{Entry, Flushed, Memtable, RecordKey};
+use crate::segments::{SegmentError, Segments, holds_all};
+
+/// Stripes of write sequences; a power of two.
+const STRIPES: usize = 4096;
+/// Request ids remembered beyond those of live siblings.
+const REMEMBERED_REQUESTS: usize = 65_536;
+/// Unflushed bytes at which writes are refused, as a multiple of the flush size.
+const MAX_UNFLUSHED: usize = 4;
+
+/// Called when a write has reached the durability asked, or with why it can't.
+pub(crate) type Done = Box<dyn FnOnce(Result<Durability, String>) + Send>;
+
+/// Limits and sizes of an engine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EngineConfig {
+    /// Bytes at which a memtable is flushed.
+    pub(crate) flush_bytes: usize,
+    /// Bytes of the row cache.
+    pub(crate) row_cache_bytes: u64,
+    /// Bytes of the block cache.
+    pub(crate) block_cache_bytes: u64,
+}
+
+/// A version to be minted.
+#[derive(Debug, Clone)]
+pub(crate) struct MintRequest {
+    pub(crate) namespace: Namespace,
+    pub(crate) key: Key,
+    pub(crate) hash: KeyHash,
+    pub(crate) version: Version,
+    pub(crate) durability: Durability,
+    pub(crate) precondition: Precondition,
+    pub(crate) max_siblings: u32,
+}
+
+/// What came of a mint, before its durability is reached.
+#[derive(Debug)]
+pub(crate) enum Mint {
+    /// The version has this dot.
+    Made,
+    /// This request id was carried out before, under this dot.
+    Repeated(Dot),
+    /// The index does not know enough of the key: read it ([`Engine::read_full`]) and try again.
+    Unknown,
+}
+
+/// A row of the cache: what the segments together know of a key, as of a write sequence.
+#[derive(Debug, Clone)]
+struct Row {
+    sequence: u64,
+    record: Option<Bytes>,
+}
+
+struct Tables {
+    active: Memtable,
+    /// Being flushed.
+    frozen: Option<Arc<Memtable>>,
+    index: ClockIndex,
+    /// Request ids carried out lately and the dots they got, oldest first in `request_order`.
+    requests: HashMap<(KeyHash, u128), Dot>,
+    request_order: VecDeque<(KeyHash, u128)>,
+}
+
+impl Tables {
+    /// The memtables, oldest first.
+    fn memtables(&self) -> impl Iterator<Item = &Memtable> {
+        self.frozen.as_deref().into_iter().chain(std::iter::once(&self.active))
+    }
+
+    fn unflushed_bytes(&self) -> usize {
+        self.memtables().map(Memtable::bytes).sum()
+    }
+
+    /// Brings index and memtable up to a record; its bytes are kept as they are where they say it all.
+    fn take_in(&mut self, key: RecordKey, record: &Record, bytes: &Bytes) {
+        let brief = record.container.map(|v| Brief::from(v));
+        let (mut live, full) = match self.index.get(key.hash) {
+            Known::All(live) => (live, true),
+            Known::AtLeast(live) => (live, false),
+        };
+        live.sync(brief);
+        let entry = if full && live.same_as(&record.container) {
+            Entry { record: bytes.clone(), complete: true }
+        } else {
+            self.merge(&key, record, full.then_some(&live))
+        };
+        self.index.set(key.hash, &if full { Known::All(live) } else { Known::AtLeast(live) });
+        self.active.insert(key, entry);
+    }
+
+    /// The entry for a record that is not all there is of its key.
+    fn merge(&self, key: &RecordKey, record: &Record, live: Option<&Container<Brief>>) -> Entry {
+        let mut merged = self.held(key);
+        merged.sync(record.container.clone());
+        let whole = live.and_then(|live| whole(&merged, live));
+        let complete = whole.is_some();
+        // Without all live siblings the entry must not claim to have seen them: a record that has seen a dot
+        // and does not hold it says that the version was replaced.
+        let container = whole.unwrap_or(merged);
+        let record = Record { namespace: record.namespace.clone(), key: record.key.clone(), container };
+        Entry { record: record.encode(), complete }
+    }
+
+    /// All that the memtables hold of a key.
+    fn held(&self, key: &RecordKey) -> Container<Version> {
+        let mut merged = Container::default();
+        for entry in self.memtables().filter_map(|table| table.get(key)) {
+            // Bytes that this process encoded or verified when they came in.
+            if let Ok(record) = Record::decode(&entry.record) {
+                merged.sync(record.container);
+            }
+        }
+        merged
+    }
+
+    fn remember(&mut self, request: (KeyHash, u128), dot: Dot) {
+        if self.request_order.len() == REMEMBERED_REQUESTS
+            && let Some(oldest) = self.request_order.pop_front()
+        {
+            self.requests.remove(&oldest);
+        }
+        self.request_order.push_back(request);
+        self.requests.insert(request, dot);
+    }
+}
+
+/// The whole truth of a key: the versions among `held` that are live, with all that was seen. `None` if one
+/// that is live is not among them.
+fn whole(held: &Container<Version>, live: &Container<Brief>) -> Option<Container<Version>> {
+    if !holds_all(held, live) {
+        return None;
+    }
+    let is_live = |s: &&Sibling<Version>| live.siblings().binary_search_by(|l| l.dot.cmp(&s.dot)).is_ok();
+    let siblings = held.siblings().iter().filter(is_live).cloned().collect();
+    Some(Container::from_parts(live.seen().clone(), siblings))
+}
+
+/// The engine of one storage node.
+pub(crate) struct Engine {
+    config: EngineConfig,
+    actor: Actor,
+    hash_seed: u64,
+    tables: RwLock<Tables>,
+    /// Who waits for the memtable of which log number to be flushed. Locked after `tables`.
+    waiting: Mutex<Vec<(u64, Flushed)>>,
+    log: Option<Arc<Log>>,
+    pub(crate) segments: Segments,
+    rows: Cache<RecordKey, Row>,
+    sequences: Vec<AtomicU64>,
+    /// Rung when a flush should start now.
+    pub(crate) flush_now: Notify,
+    /// Set when another process has taken over this node's name.
+    fenced: AtomicBool,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("actor", &self.actor).finish_non_exhaustive()
+    }
+}
+
+/// What a read found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// The record's bytes.
+    Record(Bytes),
+    /// The node has never heard of the key.
+    Absent,
+}
+
+impl Engine {
+    /// An engine that mints as `actor`, over segments in `bucket`; nothing in it yet.
+    pub(crate) fn new(
+        config: EngineConfig,
+        actor: Actor,
+        hash_seed: u64,
+        bucket: SharedBucket,
+        log: Option<Arc<Log>>,
+        log_number: u64,
+    ) -> Self {
+        let rows = Cache::builder()
+            .max_capacity(config.row_cache_bytes)
+            .weigher(|key: &RecordKey, row: &Row| {
+                let record = row.record.as_ref().map_or(0, Bytes::len);
+                u32::try_from(record + key.name.len() + 128).unwrap_or(u32::MAX)
+            })
+            .build();
+        Self {
+            segments: Segments::new(bucket, config.block_cache_bytes),
+            config,
+            actor,
+            hash_seed,
+            tables: RwLock::new(Tables {
+                active: Memtable::new(log_number),
+                frozen: None,
+                index: ClockIndex::default(),
+                requests: HashMap::new(),
+                request_order: VecDeque::new(),
+            }),
+            waiting: Mutex::default(),
+            log,
+            rows,
+            sequences: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
+            flush_now: Notify::new(),
+            fenced: AtomicBool::new(false),
+        }
+    }
+
+    /// Accepts no write any more: another process holds this node's name.
+    pub(crate) fn fence(&self) {
+        self.fenced.store(true, Ordering::Relaxed);
+    }
+
+    /// Was it fenced?
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Relaxed)
+    }
+
+    fn sequence(&self, hash: KeyHash) -> &AtomicU64 {
+        let stripe = usize::try_from(hash.0 % STRIPES as u128).unwrap_or(0);
+        &self.sequences[stripe]
+    }
+
+    // ---- writes ----
+
+    /// May a write come in, and can it reach `durability`?
+    fn check_write(&self, durability: Durability, tables: &Tables) -> Result<(), Refusal> {
+        if self.is_fenced() {
+            let why = format!("another process has taken over {}", self.actor.node);
+            return Err(Refusal::Unable(why));
+        }
+        if tables.unflushed_bytes() > MAX_UNFLUSHED * self.config.flush_bytes {
+            return Err(Refusal::Overloaded);
+        }
+        match (&self.log, durability) {
+            (None, Durability::Disk) => Err(Refusal::Unable("this node has no disk".to_owned())),
+            (None, _) => Ok(()),
+            (Some(log), _) => match log.check() {
+                Ok(()) => Ok(()),
+                Err(LogRefusal::Full) => Err(Refusal::Overloaded),
+                // Without its log the node can still keep what it is given in memory and in the bucket.
+                Err(LogRefusal::Failed(why)) if durability == Durability::Disk => Err(Refusal::Unable(why)),
+                Err(LogRefusal::Failed(_)) => Ok(()),
+            },
+        }
+    }
+
+    /// Takes in a record or delta; `done` is called when it is as durable as asked.
+    ///
+    /// # Errors
+    /// A refusal; nothing was applied and `done` is not called.
+    pub(crate) fn replicate(
+        &self,
+        hash: KeyHash,
+        record: &Record,
+        bytes: &Bytes,
+        durability: Durability,
+        done: Done,
+    ) -> Result<(), Refusal> {
+        let mut tables = self.tables.write();
+        self.check_write(durability, &tables)?;
+        self.apply(&mut tables, hash, record, bytes, durability, done);
+        self.after_write(&tables, durability);
+        Ok(())
+    }
+
+    /// Makes a new version. `done` gets the outcome when it is as durable as asked; it is called only for
+    /// [`Mint::Made`].
+    ///
+    /// # Errors
+    /// A refusal; nothing was applied and `done` is not called.
+    pub(crate) fn mint(
+        &self,
+        request: &MintRequest,
+        done: impl FnOnce(Dot) -> Done,
+    ) -> Result<Mint, Refusal> {
+        let mut tables = self.tables.write();
+        self.check_write(request.durability, &tables)?;
+        let Known::All(known) = tables.index.get(request.hash) else { return Ok(Mint::Unknown) };
+        let same = known.siblings().iter().find(|s| s.version.request == request.version.request);
+        let remembered = tables.requests.get(&(request.hash, request.version.request));
+        if let Some(dot) = same.map(|s| &s.dot).or(remembered) {
+            return Ok(Mint::Repeated(dot.clone()));
+        }
+        check_precondition(&request.precondition, &known)?;
+        let context = &request.version.context;
+        if known.siblings_after(context) > request.max_siblings as usize {
+            return Err(Refusal::TooManySiblings(known.into_parts().0));
+        }
+        let dot = known.next_dot(&self.actor, context);
+        let delta = Record {
+            namespace: request.namespace.clone(),
+            key: request.key.clone(),
+            container: Container::delta(context, dot.clone(), request.version.clone()),
+        };
+        let bytes = delta.encode();
+        let done = done(dot.clone());
+        self.apply(&mut tables, request.hash, &delta, &bytes, request.durability, done);
+        tables.remember((request.hash, request.version.request), dot);
+        self.after_write(&tables, request.durability);
+        Ok(Mint::Made)
+    }
+
+    fn after_write(&self, tables: &Tables, durability: Durability) {
+        if durability == Durability::Bucket || tables.active.bytes() > self.config.flush_bytes {
+            self.flush_now.notify_one();
+        }
+    }
+
+    /// Index, memtable and log, in one step.
+    fn apply(
+        &self,
+        tables: &mut Tables,
+        hash: KeyHash,
+        record: &Record,
+        bytes: &Bytes,
+        durability: Durability,
+        done: Done,
+    ) {
+        tables.take_in(RecordKey::new(hash, &record.namespace, &record.key), record, bytes);
+        let log = |logged: Option<crate::log::Done>| {
+            if let Some(log) = &self.log {
+                log.push(bytes.clone(), logged);
+            }
+        };
+        match durability {
+            Durability::Memory => {
+                log(None);
+                done(Ok(Durability::Memory));
+            }
+            Durability::Disk => {
+                log(Some(Box::new(move |r| done(r.map(|()| Durability::Disk).map_err(str::to_owned)))));
+            }
+            Durability::Bucket => {
+                log(None);
+                let number = tables.active.log_number;
+                self.waiting.lock().push((number, Box::new(move || done(Ok(Durability::Bucket)))));
+            }
+        }
+    }
+
+    /// Takes in a record found in the log at start: it is on disk already.
+    pub(crate) fn replay(&self, record: &Record, bytes: &Bytes) {
+        let hash = KeyHash::of(self.hash_seed, &record.namespace, &record.key);
+        let key = RecordKey::new(hash, &record.namespace, &record.key);
+        self.tables.write().take_in(key, record, bytes);
+    }
+
+    // ---- reads ----
+
+    /// What the node knows of a key, if memory tells.
+    pub(crate) fn read_fast(&self, key: &RecordKey) -> Option<Found> {
+        let tables = self.tables.read();
+        let entries = [tables.active.get(key), tables.frozen.as_deref().and_then(|table| table.get(key))];
+        match entries.into_iter().flatten().next() {
+            Some(entry) if entry.complete => return Some(Found::Record(entry.record.clone())),
+            Some(_) => return None,
+            None => {}
+        }
+        match tables.index.get(key.hash) {
+            Known::All(known) if known.seen().is_empty() => Some(Found::Absent),
+            _ => None,
+        }
+    }
+
+    /// What the node knows of a key, from memory or from the bucket.
+    ///
+    /// # Errors
+    /// [`SegmentError`] where the bucket was needed and did not answer right.
+    pub(crate) async fn read(&self, key: &RecordKey) -> Result<Found, SegmentError> {
+        if let Some(found) = self.read_fast(key) {
+            return Ok(found);
+        }
+        let before = self.sequence(key.hash).load(Ordering::Acquire);
+        let (mut merged, live) = self.in_memory(key);
+        let enough = |merged: &Container<Version>| live.as_ref().is_some_and(|live| holds_all(merged, live));
+        if !enough(&merged) {
+            merged.sync(self.row(key, live.as_ref(), before).await?);
+            // A flush may have moved entries from memory into a segment between the two looks.
+            if !enough(&merged) || self.sequence(key.hash).load(Ordering::Acquire) != before {
+                merged.sync(self.segments.read(key, None).await?);
+            }
+        }
+        let container = live.and_then(|live| whole(&merged, &live)).unwrap_or(merged);
+        Ok(match key.record(container) {
+            Some(record) => Found::Record(record.encode()),
+            None => Found::Absent,
+        })
+    }
+
+    /// What the segments know of a key, through the row cache.
+    async fn row(
+        &self,
+        key: &RecordKey,
+        live: Option<&Container<Brief>>,
+        sequence: u64,
+    ) -> Result<Container<Version>, SegmentError> {
+        if let Some(row) = self.rows.get(key).await.filter(|row| row.sequence == sequence) {
+            return match row.record {
+                Some(bytes) => Ok(decode(&bytes)?.container),
+                None => Ok(Container::default()),
+            };
+        }
+        let container = self.segments.read(key, live).await?;
+        let record = key.record(container.clone()).map(|record| record.encode());
+        self.rows.insert(key.clone(), Row { sequence, record }).await;
+        Ok(container)
+    }
+
+    /// Reads a key wholly and lets the index know all of it.
+    ///
+    /// # Errors
+    /// As [`Engine::read`].
+    pub(crate) async fn read_full(&self, key: &RecordKey) -> Result<(), SegmentError> {
+        let brief = match self.read(key).await? {
+            Found::Record(bytes) => decode(&bytes)?.container.map(|v| Brief::from(v)),
+            Found::Absent => Container::default(),
+        };
+        self.tables.write().index.join(key.hash, brief, true);
+        Ok(())
+    }
+
+    /// All that memory holds of a key, and what the index says is live if it knows.
+    fn in_memory(&self, key: &RecordKey) -> (Container<Version>, Option<Container<Brief>>) {
+        let tables = self.tables.read();
+        let live = match tables.index.get(key.hash) {
+            Known::All(live) => Some(live),
+            Known::AtLeast(_) => None,
+        };
+        (tables.held(key), live)
+    }
+
+    /// A page of the records with hashes `first..=last` after `after`: at least one if there is one, about
+    /// `budget` bytes, and whether there are more.
+    ///
+    /// # Errors
+    /// [`SegmentError`].
+    pub(crate) async fn scan(
+        &self,
+        first: KeyHash,
+        last: KeyHash,
+        after: Option<&RecordKey>,
+        budget: usize,
+    ) -> Result<(Vec<Bytes>, bool), SegmentError> {
+        let mut blocks = 4;
+        loop {
+            // Memory first: what a flush moves in between is then seen twice, never missed.
+            let mut found: BTreeMap<RecordKey, Record> = BTreeMap::new();
+            let mut add = |hash: KeyHash, bytes: &Bytes| -> Result<(), SegmentError> {
+                let record = decode(bytes)?;
+                let key = RecordKey::new(hash, &record.namespace, &record.key);
+                match found.get_mut(&key) {
+                    Some(held) => held.container.sync(record.container),
+                    None => drop(found.insert(key, record)),
+                }
+                Ok(())
+            };
+            for table in self.tables.read().memtables() {
+                for (key, entry) in table.range(first, last, after) {
+                    add(key.hash, &entry.record)?;
+                }
+            }
+            let (records, bound) = self.segments.scan(first, last, after, blocks).await?;
+            for bytes in records {
+                let (namespace, key) = Record::decode_key(&bytes).map_err(damaged)?;
+                let hash = KeyHash::of(self.hash_seed, &namespace, &key);
+                if (first..=last).contains(&hash) {
+                    add(hash, &bytes)?;
+                }
+            }
+            let mut page = Vec::new();
+            let (mut size, mut cut) = (0, false);
+            let within =
+                |key: &RecordKey| after.is_none_or(|a| key > a) && bound.is_none_or(|b| key.hash < b);
+            for (key, record) in &found {
+                if !within(key) {
+                    continue;
+                }
+                if size >= budget {
+                    cut = true;
+                    break;
+                }
+                let bytes = record.encode();
+                size += bytes.len();
+                page.push(bytes);
+            }
+            let more = cut || bound.is_some();
+            if !page.is_empty() || !more {
+                return Ok((page, more));
+            }
+            blocks *= 2;
+        }
+    }
+
+    // ---- flush ----
+
+    /// Closes the active memtable, if it holds anything, and returns the oldest that is to be flushed.
+    pub(crate) fn freeze(&self) -> Option<Arc<Memtable>> {
+        let mut tables = self.tables.write();
+        if tables.frozen.is_none() && !tables.active.is_empty() {
+            let next = tables.active.log_number + 1;
+            let full = std::mem::replace(&mut tables.active, Memtable::new(next));
+            tables.frozen = Some(Arc::new(full));
+            if let Some(log) = &self.log {
+                log.rotate(next);
+            }
+        }
+        tables.frozen.clone()
+    }
+
+    /// Makes a flushed memtable's segment visible, lets go of the memtable, and tells who waited.
+    pub(crate) async fn publish(&self, table: &Memtable, object: String, bytes: u64, known: (u64, u64)) {
+        self.segments.push(object, bytes, Some(known));
+        for (key, _) in table.iter() {
+            self.sequence(key.hash).fetch_add(1, Ordering::AcqRel);
+        }
+        let flushed = {
+            let mut tables = self.tables.write();
+            tables.frozen = None;
+            let mut waiting = self.waiting.lock();
+            waiting.extract_if(.., |(number, _)| *number <= table.log_number).collect::<Vec<_>>()
+        };
+        for (_, flushed) in flushed {
+            flushed();
+        }
+        self.warm(table).await;
+    }
+
+    /// Hands the flushed rows to the row cache, which keeps those that are read often.
+    async fn warm(&self, table: &Memtable) {
+        for (key, entry) in table.iter().filter(|(_, entry)| entry.complete) {
+            let sequence = self.sequence(key.hash).load(Ordering::Acquire);
+            let row = Row { sequence, record: Some(entry.record.clone()) };
+            self.rows.insert(key.clone(), row).await;
+        }
+    }
+
+    /// Is somebody waiting for a flush?
+    pub(crate) fn flush_wanted(&self) -> bool {
+        let tables = self.tables.read();
+        !self.waiting.lock().is_empty() || tables.active.bytes() > self.config.flush_bytes
+    }
+
+    /// Is there nothing unflushed?
+    pub(crate) fn is_flushed(&self) -> bool {
+        let tables = self.tables.read();
+        tables.frozen.is_none() && tables.active.is_empty()
+    }
+
+    /// Fills the clock index from the segments that are there at the start; then it is complete.
+    ///
+    /// # Errors
+    /// [`SegmentError`]; what was read stays, and calling again goes on.
+    pub(crate) async fn load_index(
+        &self,
+        segments: &[Arc<crate::segments::Segment>],
+    ) -> Result<(), SegmentError> {
+        for segment in segments {
+            let clocks = self.segments.clocks(segment).await?;
+            for chunk in clocks.chunks(256) {
+                let mut tables = self.tables.write();
+                for (hash, brief) in chunk {
+                    tables.index.join(*hash, brief.clone(), false);
+                }
+            }
+        }
+        self.tables.write().index.set_complete();
+        Ok(())
+    }
+
+    /// Figures for people.
+    pub(crate) fn figures(&self) -> Figures {
+        let tables = self.tables.read();
+        Figures {
+            keys: tables.index.len(),
+            index_bytes: tables.index.bytes(),
+            index_complete: tables.index.is_complete(),
+            memtable_keys: tables.memtables().map(Memtable::len).sum(),
+            memtable_bytes: tables.unflushed_bytes(),
+            segments: self.segments.all().len(),
+            row_cache_bytes: self.rows.weighted_size(),
+            block_cache_bytes: self.segments.cached_bytes(),
+        }
+    }
+}
+
+/// Figures of an engine.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub(crate) struct Figures {
+    /// Keys in the clock index.
+    pub(crate) keys: usize,
+    /// Bytes of the clock index.
+    pub(crate) index_bytes: usize,
+    /// Does the index know every key?
+    pub(crate) index_complete: bool,
+    /// Keys not yet in the bucket.
+    pub(crate) memtable_keys: usize,
+    /// Bytes of memtables.
+    pub(crate) memtable_bytes: usize,
+    /// Segments in the bucket.
+    pub(crate) segments: usize,
+    /// Bytes in the row cache.
+    pub(crate) row_cache_bytes: u64,
+    /// Bytes in the block cache.
+    pub(crate) block_cache_bytes: u64,
+}
+
+fn check_precondition(precondition: &Precondition, known: &Container<Brief>) -> Result<(), Refusal> {
+    let exists = known.siblings().iter().any(|s| !s.version.deleted);
+    let matches = |tags: &Tags| {
+        exists
+            && match tags {
+                Tags::Any => true,
+                Tags::List(list) => list.contains(&etag(known.siblings().iter().map(|s| &s.dot))),
+            }
+    };
+    let holds = match precondition {
+        Precondition::None => true,
+        Precondition::IfMatch(tags) => matches(tags),
+        Precondition::IfNoneMatch(tags) => !matches(tags),
+    };
+    if holds { Ok(()) } else { Err(Refusal::Precondition(known.seen().clone())) }
+}
+
+fn decode(bytes: &Bytes) -> Result<Record, SegmentError> {
+    Record::decode(bytes).map_err(damaged)
+}
+
+fn damaged(error: DecodeError) -> SegmentError {
+    SegmentError::Damaged { object: "a record".to_owned(), error }
+}

@@ -1,0 +1,147 @@
+//! The flush loop: memtables become segment objects, strictly in order, and later a manifest names them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use cartwheel_bucket::SharedBucket;
+use cartwheel_cluster::seams::Seams;
+use cartwheel_core::record::{Brief, Record};
+use cartwheel_core::segment::{BuiltSegment, SegmentBuilder};
+
+use crate::disk::Disk;
+use crate::engine::Engine;
+use crate::epoch::Incarnation;
+use crate::log;
+use crate::manifests::{self, ManifestsError};
+use crate::memtable::Memtable;
+
+/// The first pause after a failed upload; it doubles up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// What flushing needs.
+pub(crate) struct Flusher {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) bucket: SharedBucket,
+    pub(crate) disk: Option<Arc<dyn Disk>>,
+    pub(crate) seams: Seams,
+    pub(crate) me: Incarnation,
+    pub(crate) interval: Duration,
+    /// The newest manifest version known.
+    pub(crate) manifest_version: u64,
+}
+
+impl Flusher {
+    /// Flushes whenever the interval has passed, the memtable is full or somebody waits, until `shutdown`;
+    /// then flushes what is left.
+    pub(crate) async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
+        let mut number = 0;
+        let mut manifest_due = Instant::now();
+        let mut uncommitted = true;
+        loop {
+            if !self.engine.flush_wanted() {
+                tokio::select! {
+                    biased;
+                    _ = shutdown.wait_for(|stop| *stop) => {}
+                    () = self.engine.flush_now.notified() => {}
+                    () = tokio::time::sleep(self.interval) => {}
+                }
+            }
+            let stopping = *shutdown.borrow();
+            if let Some(table) = self.engine.freeze() {
+                number += 1;
+                if !self.flush(&table, number, &shutdown).await {
+                    return;
+                }
+                uncommitted = true;
+            }
+            if uncommitted && (stopping || Instant::now() >= manifest_due) {
+                uncommitted = !self.commit().await;
+                manifest_due = Instant::now() + self.interval;
+            }
+            if stopping && self.engine.is_flushed() {
+                return;
+            }
+        }
+    }
+
+    /// Uploads one memtable, however long it takes; gives up only when the process is to stop and the bucket
+    /// does not answer (the log still has it all).
+    async fn flush(&self, table: &Arc<Memtable>, number: u64, shutdown: &watch::Receiver<bool>) -> bool {
+        let Some(built) = build(table) else { return true };
+        let object = format!("{}{number:010}.seg", self.me.segment_prefix());
+        let mut pause = FIRST_PAUSE;
+        while let Err(error) = self.bucket.put(&object, built.bytes.clone()).await {
+            tracing::warn!(%error, %object, "can't flush to the bucket; trying again");
+            if *shutdown.borrow() {
+                return false;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+        let size = built.bytes.len() as u64;
+        tracing::debug!(%object, records = built.records, bytes = size, "flushed");
+        self.engine.publish(table, object, size, (built.tail_offset, built.records)).await;
+        self.forget_logs(table.log_number).await;
+        true
+    }
+
+    /// Deletes the log files of what is in the bucket now.
+    async fn forget_logs(&self, up_to: u64) {
+        let Some(disk) = &self.disk else { return };
+        let names = match disk.list().await {
+            Ok(names) => names,
+            Err(error) => return tracing::warn!(%error, "can't list the data directory"),
+        };
+        for name in names.iter().filter(|n| log::file_number(n).is_some_and(|n| n <= up_to)) {
+            if let Err(error) = disk.delete(name).await {
+                tracing::warn!(%error, %name, "can't delete a log file; its records are replayed once more");
+            }
+        }
+    }
+
+    async fn commit(&mut self) -> bool {
+        let segments = self.engine.segments.all();
+        let entries = match self.engine.segments.entries(&segments).await {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::warn!(%error, "can't describe the segments for the manifest");
+                return false;
+            }
+        };
+        match manifests::commit(&*self.bucket, &self.seams, &self.me, self.manifest_version, &entries).await {
+            Ok(version) => {
+                self.manifest_version = version;
+                true
+            }
+            Err(error @ ManifestsError::TakenOver { .. }) => {
+                tracing::error!(%error, "this process steps down; it accepts no more writes");
+                self.engine.fence();
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "can't write the manifest; the segments are found without it");
+                false
+            }
+        }
+    }
+}
+
+/// The segment of a memtable.
+fn build(table: &Memtable) -> Option<BuiltSegment> {
+    let mut builder = SegmentBuilder::new();
+    for (key, entry) in table.iter() {
+        match Record::decode(&entry.record) {
+            Ok(record) => {
+                builder.push(key.hash, &entry.record, &record.container.map(|v| Brief::from(v)));
+            }
+            Err(error) => {
+                tracing::error!(%error, hash = %key.hash, "a record in memory is damaged; left out")
+            }
+        }
+    }
+    builder.finish()
+}

@@ -1,0 +1,168 @@
+//! Taking part in a ring change: pulling the partitions that this node will hold, and saying when it does.
+//!
+//! The order matters. First every member must know the new ring, so that no gateway with the old one can write
+//! any more (nodes refuse it); from then on every write also goes to the homes to come. Only then what was
+//! written before is copied, from every home that holds it. Once all are ready, anybody completes the change.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use bytes::Bytes;
+use cartwheel_bucket::SharedBucket;
+use cartwheel_cluster::membership::{self, Follower, View};
+use cartwheel_cluster::peer::Peers;
+use cartwheel_cluster::seams::Seams;
+use cartwheel_core::hash::KeyHash;
+use cartwheel_core::names::NodeId;
+use cartwheel_core::quorum::Durability;
+use cartwheel_core::record::Record;
+use cartwheel_core::wire::{Call, Refusal, Reply, Request, split_page};
+
+use crate::engine::Engine;
+use crate::memtable::RecordKey;
+
+/// How long one call of a change may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause before what failed is tried again.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Bytes of one page.
+const PAGE_BYTES: u32 = 1024 * 1024;
+
+/// What taking part in a change needs.
+pub(crate) struct Joiner {
+    pub(crate) me: NodeId,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) peers: Peers,
+    pub(crate) bucket: SharedBucket,
+    pub(crate) seams: Seams,
+    pub(crate) follower: Follower,
+}
+
+impl Joiner {
+    /// Takes part in every change until the follower ends.
+    pub(crate) async fn run(self) {
+        let mut version = 0;
+        while let Some(view) = self.follower.newer_than(version).await {
+            version = view.version();
+            if view.document.has_pending_change() && view.next.index_of(&self.me).is_some() {
+                tokio::select! {
+                    biased;
+                    _ = self.follower.newer_than(version) => {}
+                    () = self.take_part(&view) => {}
+                }
+            }
+        }
+    }
+
+    /// Retries each step until it is done; a newer ring ends it from outside.
+    async fn take_part(&self, view: &View) {
+        self.step("tell every member of the new ring", || self.greet(view)).await;
+        self.step("copy the partitions to come", || self.pull(view)).await;
+        self.step("say that this node is ready", || async {
+            let done = membership::mark_ready(&*self.bucket, &self.seams, view.version(), &self.me).await;
+            done.map_err(|e| e.to_string())
+        })
+        .await;
+        self.step("complete the ring change", || async {
+            let done =
+                membership::complete_change(&*self.bucket, &self.seams, &view.document, &self.me).await;
+            match done {
+                Ok(true) => Ok(()),
+                Ok(false) => Err("not every member is ready".to_owned()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await;
+        self.follower.nudge();
+    }
+
+    async fn step<F: Future<Output = Result<(), String>>>(&self, what: &str, work: impl Fn() -> F) {
+        while let Err(why) = work().await {
+            tracing::debug!(%why, "can't yet {what}");
+            tokio::time::sleep(PAUSE).await;
+            self.follower.nudge();
+        }
+    }
+
+    async fn call(&self, address: &str, view: &View, request: Request) -> Result<Reply, String> {
+        let call = Call { ring_version: view.version(), request };
+        let answer = self.peers.call(address, &call, Instant::now() + CALL_TIMEOUT).await;
+        Ok(answer.map_err(|e| format!("{address}: {e}"))?.reply)
+    }
+
+    async fn greet(&self, view: &View) -> Result<(), String> {
+        for member in view.current.members() {
+            match self.call(&member.address, view, Request::Hello).await? {
+                Reply::Hello => {}
+                other => return Err(format!("{} answered {other:?}", member.id)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies from every home of each partition to come, and waits until it is all in the bucket.
+    async fn pull(&self, view: &View) -> Result<(), String> {
+        let held = view.current.partitions_of(&self.me);
+        let mut last = None;
+        for partition in view.next.partitions_of(&self.me) {
+            if held.contains(&partition) {
+                continue;
+            }
+            for home in view.current.homes(partition) {
+                let Some(home) = view.current.member(*home) else { continue };
+                last = self.pull_from(view, partition, &home.address).await?.or(last);
+            }
+        }
+        match last {
+            None => Ok(()),
+            Some(record) => self.keep(&record, Durability::Bucket).await,
+        }
+    }
+
+    async fn pull_from(&self, view: &View, partition: u32, address: &str) -> Result<Option<Bytes>, String> {
+        let mut after: Option<(KeyHash, Bytes)> = None;
+        let mut last = None;
+        loop {
+            let request = Request::Scan { partition, after: after.clone(), bytes: PAGE_BYTES };
+            let (more, records) = match self.call(address, view, request).await? {
+                Reply::Page { more, records } => (more, split_page(records).map_err(|e| e.to_string())?),
+                Reply::Refused(Refusal::Overloaded) => (true, Vec::new()),
+                other => return Err(format!("{address} answered {other:?}")),
+            };
+            for bytes in records {
+                self.keep(&bytes, Durability::Memory).await?;
+                let record = Record::decode(&bytes).map_err(|e| e.to_string())?;
+                let hash = KeyHash::of(view.document.hash_seed, &record.namespace, &record.key);
+                let key = RecordKey::new(hash, &record.namespace, &record.key);
+                after = Some((key.hash, key.name));
+                last = Some(bytes);
+            }
+            if !more {
+                return Ok(last);
+            }
+        }
+    }
+
+    /// Takes in a record, waiting while the memtable is full.
+    async fn keep(&self, bytes: &Bytes, durability: Durability) -> Result<(), String> {
+        let record = Record::decode(bytes).map_err(|e| e.to_string())?;
+        let Some(view) = self.follower.view() else { return Err("no ring".to_owned()) };
+        let hash = KeyHash::of(view.document.hash_seed, &record.namespace, &record.key);
+        let bytes = Bytes::copy_from_slice(bytes);
+        loop {
+            let (sender, reached) = oneshot::channel();
+            let done = Box::new(move |reached| drop(sender.send(reached)));
+            match self.engine.replicate(hash, &record, &bytes, durability, done) {
+                Ok(()) => {
+                    let reached = reached.await.map_err(|_| "the node is shutting down".to_owned())?;
+                    return reached.map(|_| ());
+                }
+                Err(Refusal::Overloaded) => tokio::time::sleep(PAUSE).await,
+                Err(refusal) => return Err(format!("{refusal:?}")),
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Committing and reading this node's manifest.
+
+use cartwheel_bucket::{Bucket, BucketError, Created, list_all};
+use cartwheel_cluster::seams::Seams;
+use cartwheel_core::manifest::{MANIFEST_FORMAT, Manifest, ManifestError, SegmentEntry};
+use cartwheel_core::names::NodeId;
+
+use crate::epoch::Incarnation;
+
+/// Superseded manifests that are kept, for people and for readers that are slow.
+const KEPT: u64 = 8;
+
+/// Why a manifest could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestsError {
+    /// The bucket did not do its part.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// A manifest in the bucket can't be read.
+    #[error("{object}: {error}")]
+    Unreadable {
+        /// The object.
+        object: String,
+        /// What is wrong.
+        error: ManifestError,
+    },
+    /// Another process, of a newer epoch, writes this node's manifest.
+    #[error("another process has taken over {node} as epoch {epoch}")]
+    TakenOver {
+        /// The node.
+        node: NodeId,
+        /// The other process's epoch.
+        epoch: u32,
+    },
+}
+
+/// The newest manifest of `node`, if there is one.
+///
+/// # Errors
+/// [`ManifestsError`].
+pub async fn newest(bucket: &dyn Bucket, node: &NodeId) -> Result<Option<Manifest>, ManifestsError> {
+    loop {
+        let Some(last) = list_all(bucket, &Manifest::prefix(node)).await?.pop() else { return Ok(None) };
+        match bucket.get(&last.key).await {
+            Ok(bytes) => {
+                let parsed = Manifest::parse(&bytes);
+                return parsed
+                    .map(Some)
+                    .map_err(|error| ManifestsError::Unreadable { object: last.key, error });
+            }
+            // Superseded and deleted since it was listed.
+            Err(BucketError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Writes the manifest version after `known` with these segments and returns the version written. A version
+/// that an older incarnation wrote meanwhile is overtaken, and its segments are kept.
+///
+/// # Errors
+/// [`ManifestsError::TakenOver`] if a newer incarnation wrote one: this process must stop.
+pub async fn commit(
+    bucket: &dyn Bucket,
+    seams: &Seams,
+    me: &Incarnation,
+    known: u64,
+    segments: &[SegmentEntry],
+) -> Result<u64, ManifestsError> {
+    let mut segments = segments.to_vec();
+    let mut version = known + 1;
+    loop {
+        let manifest = Manifest {
+            format: MANIFEST_FORMAT,
+            version,
+            node: me.node.clone(),
+            epoch: me.epoch,
+            put_id: format!("{}-{:016x}", me.nonce, seams.random.next_u64()),
+            written_ms: seams.clock.now_ms(),
+            segments: segments.clone(),
+            checksum: String::new(),
+        };
+        let object = Manifest::object_name(&me.node, version);
+        if bucket.create(&object, manifest.to_json().into()).await? == Created::New {
+            if let Some(old) = version.checked_sub(KEPT) {
+                bucket.delete(&Manifest::object_name(&me.node, old)).await?;
+            }
+            return Ok(version);
+        }
+        if let Some(theirs) = newest(bucket, &me.node).await? {
+            if theirs.epoch > me.epoch {
+                return Err(ManifestsError::TakenOver { node: me.node.clone(), epoch: theirs.epoch });
+            }
+            for segment in theirs.segments {
+                if !segments.iter().any(|s| s.object == segment.object) {
+                    segments.insert(0, segment);
+                }
+            }
+            version = theirs.version.max(version);
+        }
+        version += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use cartwheel_bucket::MemoryBucket;
+
+    use super::*;
+
+    fn incarnation(epoch: u32) -> Incarnation {
+        Incarnation { node: NodeId::new("node-a").unwrap(), epoch, nonce: format!("{epoch:016x}") }
+    }
+
+    fn segment(name: &str) -> SegmentEntry {
+        SegmentEntry { object: name.to_owned(), bytes: 1, tail_offset: 0, records: 1 }
+    }
+
+    #[tokio::test]
+    async fn versions_follow_each_other_and_old_ones_go() {
+        let bucket = MemoryBucket::new();
+        let mut known = 0;
+        for _ in 0..12 {
+            known = commit(&bucket, &Seams::real(), &incarnation(1), known, &[segment("s")]).await.unwrap();
+        }
+        assert_eq!(known, 12);
+        let listed = list_all(&bucket, "nodes/node-a/manifest/").await.unwrap();
+        assert_eq!(listed.len() as u64, KEPT);
+        assert_eq!(newest(&bucket, &incarnation(1).node).await.unwrap().unwrap().version, 12);
+    }
+
+    #[tokio::test]
+    async fn the_newer_epoch_wins_and_keeps_the_olders_segments() {
+        let bucket = MemoryBucket::new();
+        let (old, new) = (incarnation(1), incarnation(2));
+        commit(&bucket, &Seams::real(), &old, 0, &[segment("from-old")]).await.unwrap();
+        let version = commit(&bucket, &Seams::real(), &new, 0, &[segment("from-new")]).await.unwrap();
+        assert_eq!(version, 2);
+        let names: Vec<String> = newest(&bucket, &new.node)
+            .await
+            .unwrap()
+            .unwrap()
+            .segments
+            .into_iter()
+            .map(|s| s.object)
+            .collect();
+        assert_eq!(names, ["from-old", "from-new"]);
+        let refused = commit(&bucket, &Seams::real(), &old, 1, &[]).await;
+        assert!(matches!(refused, Err(ManifestsError::TakenOver { epoch: 2, .. })));
+    }
+}

@@ -1,0 +1,256 @@
+//! Reading segments from the bucket: the list of them, what is kept of each, and the block cache.
+//!
+//! moka holds clean data only: everything in a cache here can be read again from the bucket.
+
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use moka::future::Cache;
+use parking_lot::RwLock;
+use tokio::sync::OnceCell;
+
+use cartwheel_bucket::{BucketError, SharedBucket};
+use cartwheel_core::codec::DecodeError;
+use cartwheel_core::container::Container;
+use cartwheel_core::hash::KeyHash;
+use cartwheel_core::manifest::SegmentEntry;
+use cartwheel_core::record::{Brief, Record, Version};
+use cartwheel_core::segment::{BlockEntry, SegmentMeta, decode_block, decode_clocks, tail_offset};
+
+use crate::index::Identity;
+use crate::memtable::RecordKey;
+
+/// Enough of the end of an object to hold any footer of this format.
+const FOOTER_BYTES: u64 = 4096;
+
+/// Why a segment could not be read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum SegmentError {
+    /// The bucket did not give it.
+    #[error("{0}")]
+    Bucket(Arc<BucketError>),
+    /// It is damaged.
+    #[error("segment {object}: {error}")]
+    Damaged {
+        /// The object.
+        object: String,
+        /// What is wrong.
+        error: DecodeError,
+    },
+}
+
+impl From<BucketError> for SegmentError {
+    fn from(error: BucketError) -> Self {
+        Self::Bucket(Arc::new(error))
+    }
+}
+
+/// One segment in the bucket.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    /// Its number in this process; part of cache keys.
+    number: u64,
+    /// The object.
+    pub(crate) object: String,
+    /// Its size in bytes.
+    pub(crate) bytes: u64,
+    /// Where filter, index and footer begin, if a manifest or the flush told.
+    tail_offset: OnceCell<u64>,
+    /// How many records it holds; 0 if not known yet.
+    records: u64,
+    meta: OnceCell<Arc<SegmentMeta>>,
+}
+
+impl Segment {
+    fn damaged(&self, error: DecodeError) -> SegmentError {
+        SegmentError::Damaged { object: self.object.clone(), error }
+    }
+
+    /// Filter and index; read from the bucket once and kept, out of reach of any cache's eviction.
+    async fn meta(&self, bucket: &SharedBucket) -> Result<&Arc<SegmentMeta>, SegmentError> {
+        self.meta
+            .get_or_try_init(|| async {
+                let offset = self.tail(bucket).await?;
+                let tail = bucket.get_range(&self.object, offset..self.bytes).await?;
+                Ok(Arc::new(SegmentMeta::decode(&tail, offset).map_err(|e| self.damaged(e))?))
+            })
+            .await
+    }
+
+    async fn tail(&self, bucket: &SharedBucket) -> Result<u64, SegmentError> {
+        let found = self
+            .tail_offset
+            .get_or_try_init(|| async {
+                let from = self.bytes.saturating_sub(FOOTER_BYTES);
+                let end = bucket.get_range(&self.object, from..self.bytes).await?;
+                tail_offset(&end, self.bytes).map_err(|e| self.damaged(e))
+            })
+            .await?;
+        Ok(*found)
+    }
+
+    /// What the manifest says of it. Asks the bucket if it is not known yet.
+    async fn entry(&self, bucket: &SharedBucket) -> Result<SegmentEntry, SegmentError> {
+        let records = if self.records > 0 { self.records } else { self.meta(bucket).await?.records };
+        Ok(SegmentEntry {
+            object: self.object.clone(),
+            bytes: self.bytes,
+            tail_offset: self.tail(bucket).await?,
+            records,
+        })
+    }
+}
+
+type BlockKey = (u64, u64);
+
+/// All segments of a node, oldest first, and the block cache in front of them.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    bucket: SharedBucket,
+    list: RwLock<Arc<Vec<Arc<Segment>>>>,
+    blocks: Cache<BlockKey, Bytes, BuildHasherDefault<Identity>>,
+    next_number: std::sync::atomic::AtomicU64,
+}
+
+impl Segments {
+    pub(crate) fn new(bucket: SharedBucket, cache_bytes: u64) -> Self {
+        let blocks = Cache::builder()
+            .max_capacity(cache_bytes)
+            .weigher(|_, block: &Bytes| u32::try_from(block.len() + 64).unwrap_or(u32::MAX))
+            .build_with_hasher(BuildHasherDefault::default());
+        Self { bucket, list: RwLock::default(), blocks, next_number: 0.into() }
+    }
+
+    /// Adds a segment: the newest.
+    pub(crate) fn push(&self, object: String, bytes: u64, known: Option<(u64, u64)>) {
+        let number = self.next_number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let segment = Arc::new(Segment {
+            number,
+            object,
+            bytes,
+            tail_offset: known.map_or_else(OnceCell::new, |(tail, _)| OnceCell::new_with(Some(tail))),
+            records: known.map_or(0, |(_, records)| records),
+            meta: OnceCell::new(),
+        });
+        let mut list = self.list.write();
+        let mut grown = (**list).clone();
+        grown.push(segment);
+        *list = Arc::new(grown);
+    }
+
+    /// The segments as they are now.
+    pub(crate) fn all(&self) -> Arc<Vec<Arc<Segment>>> {
+        Arc::clone(&self.list.read())
+    }
+
+    /// Bytes in the block cache.
+    pub(crate) fn cached_bytes(&self) -> u64 {
+        self.blocks.weighted_size()
+    }
+
+    /// What the segments know of a key: newest first, until every dot of `live` is found (all segments if
+    /// `live` is `None`).
+    pub(crate) async fn read(
+        &self,
+        key: &RecordKey,
+        live: Option<&Container<Brief>>,
+    ) -> Result<Container<Version>, SegmentError> {
+        let mut merged = Container::default();
+        for segment in self.all().iter().rev() {
+            if live.is_some_and(|live| holds_all(&merged, live)) {
+                break;
+            }
+            let meta = segment.meta(&self.bucket).await?;
+            if !meta.may_hold(key.hash) {
+                continue;
+            }
+            for block in meta.blocks_in(key.hash, key.hash) {
+                let bytes = self.block(segment, *block).await?;
+                for bytes in decode_block(&bytes).map_err(|e| segment.damaged(e))? {
+                    let (namespace, name) = Record::decode_key(&bytes).map_err(|e| segment.damaged(e))?;
+                    if RecordKey::new(key.hash, &namespace, &name) == *key {
+                        let record = Record::decode(&bytes).map_err(|e| segment.damaged(e))?;
+                        merged.sync(record.container);
+                    }
+                }
+            }
+        }
+        Ok(merged)
+    }
+
+    /// A segment's clock column, read outside the caches.
+    pub(crate) async fn clocks(
+        &self,
+        segment: &Segment,
+    ) -> Result<Vec<(KeyHash, Container<Brief>)>, SegmentError> {
+        let (offset, length) = segment.meta(&self.bucket).await?.clock_column();
+        let column = self.bucket.get_range(&segment.object, offset..offset + length).await?;
+        decode_clocks(&column).map_err(|e| segment.damaged(e))
+    }
+
+    /// What a manifest says of these segments.
+    pub(crate) async fn entries(&self, segments: &[Arc<Segment>]) -> Result<Vec<SegmentEntry>, SegmentError> {
+        let mut entries = Vec::with_capacity(segments.len());
+        for segment in segments {
+            entries.push(segment.entry(&self.bucket).await?);
+        }
+        Ok(entries)
+    }
+
+    /// One block through the cache. The loader runs in a task of its own: a caller that gives up does not
+    /// undo it, and callers that want the same block wait for the same load.
+    async fn block(&self, segment: &Arc<Segment>, block: BlockEntry) -> Result<Bytes, SegmentError> {
+        let load = async {
+            let (bucket, segment) = (Arc::clone(&self.bucket), Arc::clone(segment));
+            let range = block.offset..block.offset + block.length;
+            let loading = tokio::spawn(async move { bucket.get_range(&segment.object, range).await });
+            match loading.await {
+                Ok(loaded) => loaded.map_err(SegmentError::from),
+                Err(_) => Err(SegmentError::from(BucketError::Unavailable {
+                    key: String::new(),
+                    detail: "the process is shutting down".to_owned(),
+                })),
+            }
+        };
+        let key = (segment.number, block.offset);
+        self.blocks.try_get_with(key, load).await.map_err(|e: Arc<SegmentError>| (*e).clone())
+    }
+
+    /// The records of hashes `first..=last` after `after`, read outside the cache in ascending order, up to
+    /// about `blocks` blocks of each segment. With them comes the hash before which they are all there are;
+    /// `None` if that is the end of the range.
+    pub(crate) async fn scan(
+        &self,
+        first: KeyHash,
+        last: KeyHash,
+        after: Option<&RecordKey>,
+        blocks: usize,
+    ) -> Result<(Vec<Bytes>, Option<KeyHash>), SegmentError> {
+        let from = after.map_or(first, |key| key.hash);
+        let mut records = Vec::new();
+        let mut bound: Option<KeyHash> = None;
+        for segment in self.all().iter() {
+            let meta = segment.meta(&self.bucket).await?;
+            if meta.last < from || meta.first > last {
+                continue;
+            }
+            let in_range = meta.blocks_in(from, last);
+            let take = in_range.len().min(blocks);
+            for block in &in_range[..take] {
+                let range = block.offset..block.offset + block.length;
+                let bytes = self.bucket.get_range(&segment.object, range).await?;
+                records.extend(decode_block(&bytes).map_err(|e| segment.damaged(e))?);
+            }
+            if let Some(next) = in_range.get(take) {
+                bound = Some(bound.map_or(next.first, |b| b.min(next.first)));
+            }
+        }
+        Ok((records, bound))
+    }
+}
+
+/// Does `merged` hold every sibling that is live according to the index?
+pub(crate) fn holds_all(merged: &Container<Version>, live: &Container<Brief>) -> bool {
+    live.siblings().iter().all(|s| merged.siblings().binary_search_by(|m| m.dot.cmp(&s.dot)).is_ok())
+}
