@@ -6,12 +6,13 @@ use clap::{Parser, Subcommand};
 
 use crate::bench;
 use crate::client::{self, Exit, Failure, Format, Output};
+use crate::serve;
 
 /// Cartwheel: an always writeable key-value store behind plain HTTP
 #[derive(Debug, Parser)]
 #[command(name = "cartwheel", version, arg_required_else_help = true)]
 #[command(
-    after_help = "Example:\n  cartwheel put carts alice --value milk\n  cartwheel get carts alice\n\nExit status: 0 ok, 1 refused or failed, 2 bad usage, 3 not reachable, 4 conflict (siblings)"
+    after_help = "Example:\n  cartwheel dev\n  cartwheel put carts alice --value milk\n  cartwheel get carts alice\n\nExit status: 0 ok, 1 refused or failed, 2 bad usage, 3 not reachable, 4 conflict (siblings)"
 )]
 pub struct Cli {
     /// What to do
@@ -22,6 +23,12 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a whole cluster in one process, object storage included
+    Dev(serve::dev::DevArgs),
+    /// Run a storage node: it holds replicas
+    StorageNode(Box<serve::storage_node::StorageNodeArgs>),
+    /// Run a gateway: it serves clients
+    Gateway(Box<serve::gateway::GatewayArgs>),
     /// Read one key
     Get(client::GetArgs),
     /// Write one key
@@ -70,6 +77,7 @@ pub fn run(cli: Cli, output: &mut Output) -> Exit {
 
 fn format(command: &Command) -> Format {
     match command {
+        Command::Dev(_) | Command::StorageNode(_) | Command::Gateway(_) => Format::Text,
         Command::Get(args) => args.common.output,
         Command::Put(args) => args.common.output,
         Command::Delete(args) => args.common.output,
@@ -82,6 +90,9 @@ fn format(command: &Command) -> Format {
 
 fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
     match command {
+        Command::Dev(args) => serve::dev::main(args, output),
+        Command::StorageNode(args) => serve::storage_node::main(*args, output),
+        Command::Gateway(args) => serve::gateway::main(*args, output),
         Command::Get(args) => single()?.block_on(client::get(&args, output)),
         Command::Put(args) => single()?.block_on(client::put(&args, output)),
         Command::Delete(args) => single()?.block_on(client::delete(&args, output)),

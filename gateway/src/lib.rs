@@ -1,1 +1,122 @@
-//! HTTP for clients; drives one request's quorum.
+//! HTTP for clients; drives one request's quorum. Keeps nothing: a gateway needs only the bucket to start.
+//!
+//! A data request goes `router` → `data` → `request` (parsing) → `coordinate` (the quorum) → `answer`.
+
+pub mod answer;
+mod body;
+mod cluster_api;
+mod config;
+mod coordinate;
+mod data;
+mod latency;
+pub mod problem;
+mod repair;
+pub mod request;
+mod router;
+pub mod settings;
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::task::JoinHandle;
+
+use cartwheel_bucket::SharedBucket;
+use cartwheel_cluster::http_server::serve;
+use cartwheel_cluster::membership::Follower;
+use cartwheel_cluster::peer::Peers;
+use cartwheel_cluster::seams::Seams;
+use cartwheel_cluster::secret::ClusterSecret;
+use cartwheel_core::header::ClockKey;
+
+pub use config::GatewayConfig;
+
+use body::BodyBudget;
+use latency::Hedging;
+use problem::Problem;
+use repair::Repairs;
+
+/// What all requests share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    config: GatewayConfig,
+    seams: Seams,
+    follower: Follower,
+    peers: Peers,
+    clock_key: ClockKey,
+    hedging: Hedging,
+    repairs: Repairs,
+    bodies: Arc<BodyBudget>,
+    in_flight: Semaphore,
+}
+
+impl Shared {
+    /// A place among the requests worked on.
+    fn permit(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        self.in_flight.try_acquire().map_err(|_| Problem::overloaded("too many requests are being worked on"))
+    }
+}
+
+/// Why a gateway could not start.
+#[derive(Debug, thiserror::Error)]
+#[error("--listen {address}: {error}")]
+pub struct StartError {
+    address: String,
+    error: io::Error,
+}
+
+/// A gateway that serves.
+#[derive(Debug)]
+pub struct RunningGateway {
+    address: String,
+    stop: watch::Sender<bool>,
+    ended: JoinHandle<()>,
+}
+
+impl RunningGateway {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Stops accepting, and waits for the requests in flight.
+    pub async fn shutdown(self) {
+        let _ = self.stop.send(true);
+        if self.ended.await.is_err() {
+            tracing::error!("the gateway ended in a panic");
+        }
+    }
+}
+
+/// Starts a gateway. It serves at once; data requests get 503 until a ring document is found.
+///
+/// # Errors
+/// [`StartError`] if it can't listen.
+pub async fn start(
+    config: GatewayConfig,
+    seams: Seams,
+    bucket: SharedBucket,
+    secret: &ClusterSecret,
+) -> Result<RunningGateway, StartError> {
+    let failed = |error| StartError { address: config.listen.clone(), error };
+    let listener = seams.net.listen(&config.listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?.to_string();
+    let peers = Peers::new(seams.clone(), secret.node_token());
+    let shared = Arc::new(Shared {
+        follower: Follower::start(bucket, seams.clone(), config.ring_interval),
+        repairs: Repairs::start(peers.clone()),
+        peers,
+        clock_key: secret.clock_key(),
+        hedging: Hedging::default(),
+        bodies: BodyBudget::new(config.body_bytes),
+        in_flight: Semaphore::new(config.in_flight),
+        seams,
+        config,
+    });
+    let limits = shared.config.limits;
+    let (stop, stopped) = watch::channel(false);
+    let ended = tokio::spawn(serve(listener, router::router(shared), limits, stopped));
+    tracing::info!(%address, "gateway serves");
+    Ok(RunningGateway { address, stop, ended })
+}

@@ -34,8 +34,9 @@ const REMEMBERED_REQUESTS: usize = 65_536;
 /// Unflushed bytes at which writes are refused, as a multiple of the flush size.
 const MAX_UNFLUSHED: usize = 4;
 
-/// Called when a write has reached the durability asked, or with why it can't.
-pub(crate) type Done = Box<dyn FnOnce(Result<Durability, String>) + Send>;
+/// Called with the durability that a write has reached: the one asked, or less if the disk failed after the
+/// write was taken in. It can't be a refusal any more, for that would say that nothing was applied.
+pub(crate) type Done = Box<dyn FnOnce(Durability) + Send>;
 
 /// Limits and sizes of an engine.
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +87,8 @@ struct Tables {
     /// Request ids carried out lately and the dots they got, oldest first in `request_order`.
     requests: HashMap<(KeyHash, u128), Dot>,
     request_order: VecDeque<(KeyHash, u128)>,
+    /// Set when the process ends: what came in later would be on no disk and in no segment.
+    closed: bool,
 }
 
 impl Tables {
@@ -223,6 +226,7 @@ impl Engine {
                 index: ClockIndex::default(),
                 requests: HashMap::new(),
                 request_order: VecDeque::new(),
+                closed: false,
             }),
             waiting: Mutex::default(),
             log,
@@ -236,6 +240,17 @@ impl Engine {
     /// Accepts no write any more: another process holds this node's name.
     pub(crate) fn fence(&self) {
         self.fenced.store(true, Ordering::Relaxed);
+    }
+
+    /// Accepts no write any more: the process ends, and says so to the next one. A dot minted after that
+    /// would be minted again.
+    pub(crate) fn close(&self) {
+        self.tables.write().closed = true;
+    }
+
+    /// Was it closed?
+    pub(crate) fn is_closed(&self) -> bool {
+        self.tables.read().closed
     }
 
     /// Was it fenced?
@@ -255,6 +270,9 @@ impl Engine {
         if self.is_fenced() {
             let why = format!("another process has taken over {}", self.actor.node);
             return Err(Refusal::Unable(why));
+        }
+        if tables.closed {
+            return Err(Refusal::Unable("the node is shutting down".to_owned()));
         }
         if tables.unflushed_bytes() > MAX_UNFLUSHED * self.config.flush_bytes {
             return Err(Refusal::Overloaded);
@@ -353,15 +371,16 @@ impl Engine {
         match durability {
             Durability::Memory => {
                 log(None);
-                done(Ok(Durability::Memory));
+                done(Durability::Memory);
             }
             Durability::Disk => {
-                log(Some(Box::new(move |r| done(r.map(|()| Durability::Disk).map_err(str::to_owned)))));
+                let reached = |synced: bool| if synced { Durability::Disk } else { Durability::Memory };
+                log(Some(Box::new(move |result| done(reached(result.is_ok())))));
             }
             Durability::Bucket => {
                 log(None);
                 let number = tables.active.log_number;
-                self.waiting.lock().push((number, Box::new(move || done(Ok(Durability::Bucket)))));
+                self.waiting.lock().push((number, Box::new(move || done(Durability::Bucket))));
             }
         }
     }
@@ -399,16 +418,24 @@ impl Engine {
             return Ok(found);
         }
         let before = self.sequence(key.hash).load(Ordering::Acquire);
+        // Memory first: what a flush moves in between is then seen twice, never missed.
         let (mut merged, live) = self.in_memory(key);
-        let enough = |merged: &Container<Version>| live.as_ref().is_some_and(|live| holds_all(merged, live));
-        if !enough(&merged) {
-            merged.sync(self.row(key, live.as_ref(), before).await?);
-            // A flush may have moved entries from memory into a segment between the two looks.
-            if !enough(&merged) || self.sequence(key.hash).load(Ordering::Acquire) != before {
+        let container = match live {
+            None => {
                 merged.sync(self.segments.read(key, None).await?);
+                merged
             }
-        }
-        let container = live.and_then(|live| whole(&merged, &live)).unwrap_or(merged);
+            Some(live) => {
+                if !holds_all(&merged, &live) {
+                    merged.sync(self.row(key, &live, before).await?);
+                }
+                // A flush may have moved entries into a segment that the cached row does not know of.
+                if !holds_all(&merged, &live) {
+                    merged.sync(self.segments.read(key, None).await?);
+                }
+                whole(&merged, &live).unwrap_or(merged)
+            }
+        };
         Ok(match key.record(container) {
             Some(record) => Found::Record(record.encode()),
             None => Found::Absent,
@@ -419,7 +446,7 @@ impl Engine {
     async fn row(
         &self,
         key: &RecordKey,
-        live: Option<&Container<Brief>>,
+        live: &Container<Brief>,
         sequence: u64,
     ) -> Result<Container<Version>, SegmentError> {
         if let Some(row) = self.rows.get(key).await.filter(|row| row.sequence == sequence) {
@@ -428,7 +455,7 @@ impl Engine {
                 None => Ok(Container::default()),
             };
         }
-        let container = self.segments.read(key, live).await?;
+        let container = self.segments.read(key, Some(live)).await?;
         let record = key.record(container.clone()).map(|record| record.encode());
         self.rows.insert(key.clone(), Row { sequence, record }).await;
         Ok(container)
@@ -469,7 +496,7 @@ impl Engine {
         after: Option<&RecordKey>,
         budget: usize,
     ) -> Result<(Vec<Bytes>, bool), SegmentError> {
-        let mut blocks = 4;
+        let (mut blocks, mut bytes) = (4_usize, budget.max(1));
         loop {
             // Memory first: what a flush moves in between is then seen twice, never missed.
             let mut found: BTreeMap<RecordKey, Record> = BTreeMap::new();
@@ -482,12 +509,12 @@ impl Engine {
                 }
                 Ok(())
             };
-            for table in self.tables.read().memtables() {
-                for (key, entry) in table.range(first, last, after) {
-                    add(key.hash, &entry.record)?;
-                }
+            let (held, held_bound) = self.scan_memory(first, last, after, bytes);
+            for (hash, bytes) in &held {
+                add(*hash, bytes)?;
             }
             let (records, bound) = self.segments.scan(first, last, after, blocks).await?;
+            let bound = [bound, held_bound].into_iter().flatten().min();
             for bytes in records {
                 let (namespace, key) = Record::decode_key(&bytes).map_err(damaged)?;
                 let hash = KeyHash::of(self.hash_seed, &namespace, &key);
@@ -503,7 +530,7 @@ impl Engine {
                 if !within(key) {
                     continue;
                 }
-                if size >= budget {
+                if !page.is_empty() && size >= budget {
                     cut = true;
                     break;
                 }
@@ -515,8 +542,33 @@ impl Engine {
             if !page.is_empty() || !more {
                 return Ok((page, more));
             }
-            blocks *= 2;
+            (blocks, bytes) = (blocks.saturating_mul(2), bytes.saturating_mul(2));
         }
+    }
+
+    /// About the first `bytes` bytes that each memtable holds of a range, and the hash before which that is
+    /// all they hold; `None` if that is the end of the range.
+    fn scan_memory(
+        &self,
+        first: KeyHash,
+        last: KeyHash,
+        after: Option<&RecordKey>,
+        bytes: usize,
+    ) -> (Vec<(KeyHash, Bytes)>, Option<KeyHash>) {
+        let mut found = Vec::new();
+        let mut bound: Option<KeyHash> = None;
+        for table in self.tables.read().memtables() {
+            let mut size = 0;
+            for (key, entry) in table.range(first, last, after) {
+                if size >= bytes {
+                    bound = Some(bound.map_or(key.hash, |b| b.min(key.hash)));
+                    break;
+                }
+                size += entry.record.len();
+                found.push((key.hash, entry.record.clone()));
+            }
+        }
+        (found, bound)
     }
 
     // ---- flush ----
@@ -656,3 +708,6 @@ fn decode(bytes: &Bytes) -> Result<Record, SegmentError> {
 fn damaged(error: DecodeError) -> SegmentError {
     SegmentError::Damaged { object: "a record".to_owned(), error }
 }
+
+#[cfg(test)]
+mod tests;

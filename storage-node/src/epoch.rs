@@ -1,11 +1,12 @@
 //! The epoch lease: which incarnation of its name this process is.
 //!
 //! An epoch is an object that is created once. A process takes the next one unless it can prove that it still
-//! holds every dot minted under the last: it ended cleanly, on this disk, and nobody took an epoch since.
+//! holds every dot minted under the last: the process before it ended cleanly with all it had minted in the
+//! bucket, and nobody took an epoch, or this clean end, since.
 
 use serde::{Deserialize, Serialize};
 
-use cartwheel_bucket::{Bucket, BucketError, Created, list_all};
+use cartwheel_bucket::{Bucket, BucketError, Created, Listed, list_all};
 use cartwheel_cluster::seams::Seams;
 use cartwheel_core::names::NodeId;
 
@@ -33,6 +34,12 @@ struct Lease {
     #[serde(flatten)]
     incarnation: Incarnation,
     at_ms: u64,
+}
+
+/// The object that says that the clean end of `incarnation` has been used. A disk can be copied or brought
+/// back from a backup, and the word on it with it; in the bucket it counts once.
+fn resumed_object(incarnation: &Incarnation) -> String {
+    format!("nodes/{}/resumed/{:010}-{}.json", incarnation.node, incarnation.epoch, incarnation.nonce)
 }
 
 fn prefix(node: &NodeId) -> String {
@@ -68,19 +75,25 @@ impl Incarnation {
         };
         let nonce = format!("{:016x}", seams.random.next_u64());
         let leases = list_all(bucket, &prefix(node)).await?;
-        let newest =
-            leases.last().and_then(|o| o.key.rsplit_once('/')?.1.strip_suffix(".json")?.parse().ok());
+        let epoch_of = |o: &Listed| o.key.rsplit_once('/')?.1.strip_suffix(".json")?.parse::<u32>().ok();
+        let newest = leases.iter().filter_map(epoch_of).max();
+        let lease = |incarnation: &Self| {
+            let lease = Lease { incarnation: incarnation.clone(), at_ms: seams.clock.now_ms() };
+            serde_json::to_vec_pretty(&lease).unwrap_or_default()
+        };
         if let (Some(clean), Some(newest)) = (clean, newest)
             && clean.node == *node
             && clean.epoch == newest
         {
-            return Ok(Self { node: node.clone(), epoch: newest, nonce });
+            let resumed = Self { node: node.clone(), epoch: newest, nonce: nonce.clone() };
+            if bucket.create(&resumed_object(&clean), lease(&resumed).into()).await? == Created::New {
+                return Ok(resumed);
+            }
         }
-        let mut epoch = newest.unwrap_or(0_u32) + 1;
+        let mut epoch = newest.unwrap_or(0) + 1;
         for _ in 0..MAX_TRIES {
             let incarnation = Self { node: node.clone(), epoch, nonce: nonce.clone() };
-            let lease = Lease { incarnation: incarnation.clone(), at_ms: seams.clock.now_ms() };
-            let body = serde_json::to_vec_pretty(&lease).unwrap_or_default();
+            let body = lease(&incarnation);
             if bucket.create(&format!("{}{epoch:010}.json", prefix(node)), body.into()).await? == Created::New
             {
                 return Ok(incarnation);
@@ -93,7 +106,7 @@ impl Incarnation {
         })
     }
 
-    /// Leaves word that everything minted is on this disk or in the bucket.
+    /// Leaves word that everything minted is in the bucket, and that this process mints no more.
     pub async fn leave_clean_end(&self, disk: &dyn Disk) -> std::io::Result<()> {
         disk.replace(CLEAN_FILE, serde_json::to_vec(self)?.into()).await
     }
@@ -136,6 +149,25 @@ mod tests {
         assert_eq!(second.epoch, 1);
         assert_ne!(second.nonce, first.nonce, "object names never meet");
         assert_eq!(lease(&bucket, Some(&disk)).await.epoch, 2, "the word counts only once");
+    }
+
+    /// A disk brought back from a backup, or copied to a second machine, brings the word along.
+    #[tokio::test]
+    async fn a_copied_clean_end_counts_once_all_the_same() {
+        let (bucket, disk, copy) = (MemoryBucket::new(), MemoryDisk::default(), MemoryDisk::default());
+        let first = lease(&bucket, Some(&disk)).await;
+        first.leave_clean_end(&disk).await.unwrap();
+        first.leave_clean_end(&copy).await.unwrap();
+        assert_eq!(lease(&bucket, Some(&disk)).await.epoch, 1);
+        assert_eq!(lease(&bucket, Some(&copy)).await.epoch, 2);
+    }
+
+    #[tokio::test]
+    async fn a_strange_object_among_the_leases_is_passed_over() {
+        let (bucket, disk) = (MemoryBucket::new(), MemoryDisk::default());
+        bucket.put("nodes/node-a/epochs/zz-notes.txt", "x".into()).await.unwrap();
+        assert_eq!(lease(&bucket, Some(&disk)).await.epoch, 1);
+        assert_eq!(lease(&bucket, Some(&disk)).await.epoch, 2);
     }
 
     #[tokio::test]

@@ -32,13 +32,14 @@ pub(crate) struct Flusher {
     pub(crate) interval: Duration,
     /// The newest manifest version known.
     pub(crate) manifest_version: u64,
+    /// How many segments were flushed so far: the last one's number.
+    pub(crate) flushed: u64,
 }
 
 impl Flusher {
     /// Flushes whenever the interval has passed, the memtable is full or somebody waits, until `shutdown`;
-    /// then flushes what is left.
-    pub(crate) async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
-        let mut number = 0;
+    /// then flushes what is left. Returns whether everything is in the bucket.
+    pub(crate) async fn run(mut self, mut shutdown: watch::Receiver<bool>) -> bool {
         let mut manifest_due = Instant::now();
         let mut uncommitted = true;
         loop {
@@ -52,9 +53,8 @@ impl Flusher {
             }
             let stopping = *shutdown.borrow();
             if let Some(table) = self.engine.freeze() {
-                number += 1;
-                if !self.flush(&table, number, &shutdown).await {
-                    return;
+                if !self.flush(&table, &shutdown).await {
+                    return false;
                 }
                 uncommitted = true;
             }
@@ -63,16 +63,17 @@ impl Flusher {
                 manifest_due = Instant::now() + self.interval;
             }
             if stopping && self.engine.is_flushed() {
-                return;
+                return true;
             }
         }
     }
 
     /// Uploads one memtable, however long it takes; gives up only when the process is to stop and the bucket
     /// does not answer (the log still has it all).
-    async fn flush(&self, table: &Arc<Memtable>, number: u64, shutdown: &watch::Receiver<bool>) -> bool {
+    pub(crate) async fn flush(&mut self, table: &Arc<Memtable>, shutdown: &watch::Receiver<bool>) -> bool {
         let Some(built) = build(table) else { return true };
-        let object = format!("{}{number:010}.seg", self.me.segment_prefix());
+        self.flushed += 1;
+        let object = format!("{}{:010}.seg", self.me.segment_prefix(), self.flushed);
         let mut pause = FIRST_PAUSE;
         while let Err(error) = self.bucket.put(&object, built.bytes.clone()).await {
             tracing::warn!(%error, %object, "can't flush to the bucket; trying again");
@@ -103,7 +104,9 @@ impl Flusher {
         }
     }
 
-    async fn commit(&mut self) -> bool {
+    /// Writes the manifest; `false` if it has to be tried again. Finds out here if another process has taken
+    /// over.
+    pub(crate) async fn commit(&mut self) -> bool {
         let segments = self.engine.segments.all();
         let entries = match self.engine.segments.entries(&segments).await {
             Ok(entries) => entries,

@@ -129,7 +129,10 @@ impl Joiner {
             let request = Request::Scan { partition, after: after.clone(), bytes: PAGE_BYTES };
             let (more, records) = match self.call(address, view, request).await? {
                 Reply::Page { more, records } => (more, split_page(records).map_err(|e| e.to_string())?),
-                Reply::Refused(Refusal::Overloaded) => (true, Vec::new()),
+                Reply::Refused(Refusal::Overloaded) => {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
                 other => return Err(format!("{address} answered {other:?}")),
             };
             for bytes in records {
@@ -154,11 +157,13 @@ impl Joiner {
         let bytes = Bytes::copy_from_slice(bytes);
         loop {
             let (sender, reached) = oneshot::channel();
-            let done = Box::new(move |reached| drop(sender.send(reached)));
+            let done = Box::new(move |reached| {
+                let _ = sender.send(reached);
+            });
             match self.engine.replicate(hash, &record, &bytes, durability, done) {
                 Ok(()) => {
                     let reached = reached.await.map_err(|_| "the node is shutting down".to_owned())?;
-                    return reached.map(|_| ());
+                    return if reached >= durability { Ok(()) } else { Err(format!("only in {reached}")) };
                 }
                 Err(Refusal::Overloaded) => tokio::time::sleep(PAUSE).await,
                 Err(refusal) => return Err(format!("{refusal:?}")),

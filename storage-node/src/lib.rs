@@ -17,6 +17,8 @@ mod memtable;
 mod recovery;
 mod segments;
 mod service;
+#[cfg(test)]
+mod testing;
 
 use std::io;
 use std::sync::Arc;
@@ -177,6 +179,7 @@ pub async fn start(
         me: incarnation.clone(),
         interval: config.flush_interval,
         manifest_version,
+        flushed: 0,
     };
 
     let (stop, stopped) = watch::channel(false);
@@ -188,10 +191,12 @@ pub async fn start(
             let (flush_stop, flush_stopped) = watch::channel(false);
             let flushing = tokio::spawn(flusher.run(flush_stopped));
             serve(listener, router, Limits::default(), stopped).await;
+            // Connections that were upgraded to frames live on; they get no more writes in.
+            engine.close();
             joining.abort();
             loading.abort();
             let _ = flush_stop.send(true);
-            let flushed = flushing.await.is_ok();
+            let flushed = flushing.await.unwrap_or(false);
             let logged = match &log {
                 Some(log) => log.close().await,
                 None => false,

@@ -167,12 +167,16 @@ async fn sync(log: &Log, disk: &dyn Disk, number: u64, batch: &mut BytesMut, wai
     // After one failed sync nothing that follows can be believed: what the kernel dropped stays dropped.
     let result = match failed {
         Some(why) => Err(why),
-        None => disk.append(&file_name(number), bytes).await.map_err(|e| format!("write-ahead log: {e}")),
+        None => match disk.append(&file_name(number), bytes).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let why = format!("write-ahead log: {error}");
+                tracing::error!(%why, "the local disk failed; writes that need it are refused until a restart");
+                log.queue.lock().failed = Some(why.clone());
+                Err(why)
+            }
+        },
     };
-    if let Err(why) = &result {
-        tracing::error!(%why, "the local disk failed; writes that need it are refused until a restart");
-        log.queue.lock().failed = Some(why.clone());
-    }
     for done in waiting.drain(..) {
         done(result.as_ref().map(|()| ()).map_err(String::as_str));
     }

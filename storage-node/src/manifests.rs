@@ -82,10 +82,13 @@ pub async fn commit(
         };
         let object = Manifest::object_name(&me.node, version);
         if bucket.create(&object, manifest.to_json().into()).await? == Created::New {
-            if let Some(old) = version.checked_sub(KEPT) {
-                bucket.delete(&Manifest::object_name(&me.node, old)).await?;
+            // A name is free, too, where another process has long written newer versions and deleted this one.
+            let newer = bucket.list(&Manifest::prefix(&me.node), Some(&object), 1).await?;
+            if newer.objects.is_empty() {
+                forget(bucket, &me.node, version.saturating_sub(KEPT)).await;
+                return Ok(version);
             }
-            return Ok(version);
+            forget(bucket, &me.node, version).await;
         }
         if let Some(theirs) = newest(bucket, &me.node).await? {
             if theirs.epoch > me.epoch {
@@ -99,6 +102,15 @@ pub async fn commit(
             version = theirs.version.max(version);
         }
         version += 1;
+    }
+}
+
+/// Deletes a superseded manifest. One that stays is read by nobody.
+async fn forget(bucket: &dyn Bucket, node: &NodeId, version: u64) {
+    if version > 0
+        && let Err(error) = bucket.delete(&Manifest::object_name(node, version)).await
+    {
+        tracing::warn!(%error, version, "can't delete a superseded manifest");
     }
 }
 
@@ -148,5 +160,22 @@ mod tests {
         assert_eq!(names, ["from-old", "from-new"]);
         let refused = commit(&bucket, &Seams::real(), &old, 1, &[]).await;
         assert!(matches!(refused, Err(ManifestsError::TakenOver { epoch: 2, .. })));
+    }
+
+    /// A process that was suspended for long finds its next version free again: the newer process has
+    /// written it and deleted it since.
+    #[tokio::test]
+    async fn a_process_that_slept_through_many_versions_is_fenced_too() {
+        let bucket = MemoryBucket::new();
+        let (old, new) = (incarnation(1), incarnation(2));
+        let known = commit(&bucket, &Seams::real(), &old, 0, &[segment("from-old")]).await.unwrap();
+        let mut newest_version = known;
+        for _ in 0..2 * KEPT {
+            newest_version =
+                commit(&bucket, &Seams::real(), &new, newest_version, &[segment("from-new")]).await.unwrap();
+        }
+        let refused = commit(&bucket, &Seams::real(), &old, known, &[segment("late")]).await;
+        assert!(matches!(refused, Err(ManifestsError::TakenOver { epoch: 2, .. })), "{refused:?}");
+        assert_eq!(list_all(&bucket, "nodes/node-a/manifest/").await.unwrap().len() as u64, KEPT);
     }
 }

@@ -89,3 +89,6 @@ pub(crate) async fn load_index(engine: Arc<Engine>) {
     }
     tracing::debug!(segments = segments.len(), "the clock index is complete");
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use cartwheel_core::clock::Dot;
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::names::{Key, Namespace, NodeId};
 use cartwheel_core::quorum::Durability;
-use cartwheel_core::record::Record;
+use cartwheel_core::record::{Record, Value};
 use cartwheel_core::wire::{Answer, Call, Refusal, Reply, Request, push_to_page};
 
 use crate::engine::{Engine, Found, Mint, MintRequest};
@@ -61,6 +61,12 @@ impl Ranges {
             .collect();
         Self { version: view.version(), by_partition }
     }
+
+    fn range(&self, hash: KeyHash) -> Range {
+        let partitions = u32::try_from(self.by_partition.len()).unwrap_or(1);
+        let partition = usize::try_from(hash.partition(partitions)).unwrap_or(0);
+        self.by_partition.get(partition).copied().unwrap_or(Range::Foreign)
+    }
 }
 
 /// Answers the calls to one storage node.
@@ -93,6 +99,10 @@ impl Handler for Service {
         let IncomingCall { payload, deadline, reply } = call;
         let inner = &self.inner;
         let reply = Replying { version: inner.ranges().version, handle: reply };
+        if inner.engine.is_closed() {
+            // The next process of this name may serve already; what is known here grows stale.
+            return reply.refuse(Refusal::Unable("the node is shutting down".to_owned()));
+        }
         let call = match Call::decode(payload) {
             Ok(call) => call,
             Err(error) => return reply.refuse(Refusal::Malformed(error.to_string())),
@@ -136,11 +146,35 @@ impl Inner {
         match self.follower.view() {
             Some(view) if view.version() > known.version => {
                 let newer = Arc::new(Ranges::of(&view, &self.me.node));
-                *self.ranges.write() = Arc::clone(&newer);
-                newer
+                let mut ranges = self.ranges.write();
+                // Another thread may have gone further meanwhile.
+                if newer.version > ranges.version {
+                    *ranges = newer;
+                }
+                Arc::clone(&ranges)
             }
             _ => known,
         }
+    }
+
+    /// Carries out a write if the caller's ring is still the newest one known here and `takes` the key's
+    /// range. The ring is locked meanwhile: once a node says that it knows a ring, every write under an
+    /// older one is done or refused, so that a copy made after that misses none.
+    fn write<T>(
+        &self,
+        ring_version: u64,
+        hash: KeyHash,
+        takes: impl FnOnce(Range) -> bool,
+        write: impl FnOnce() -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let ranges = self.ranges.read();
+        if ring_version < ranges.version {
+            return Err(Refusal::StaleRing);
+        }
+        if !takes(ranges.range(hash)) {
+            return Err(Refusal::NotAHome);
+        }
+        write()
     }
 
     fn carry_out(inner: &Arc<Self>, call: Call, deadline: Instant, reply: Replying) {
@@ -165,16 +199,16 @@ impl Inner {
                 max_siblings,
                 hint_for: _,
             } => {
-                let hash = inner.hash(&namespace, &key);
-                if inner.range(hash) != Range::Home {
-                    return reply.refuse(Refusal::NotAHome);
+                if let Value::Omitted(_) = version.value {
+                    return reply.refuse(without_value());
                 }
+                let hash = inner.hash(&namespace, &key);
                 let request =
                     MintRequest { namespace, key, hash, version, durability, precondition, max_siblings };
-                Self::mint(inner, request, deadline, reply);
+                Self::mint(inner, request, call.ring_version, deadline, reply);
             }
             Request::Replicate { durability, hint_for: _, record } => {
-                inner.replicate(&record, durability, reply);
+                inner.replicate(&record, durability, call.ring_version, reply);
             }
             Request::Scan { partition, after, bytes } => {
                 Self::scan(inner, partition, after, bytes, deadline, reply);
@@ -186,13 +220,6 @@ impl Inner {
 
     fn hash(&self, namespace: &Namespace, key: &Key) -> KeyHash {
         KeyHash::of(self.hash_seed, namespace, key)
-    }
-
-    fn range(&self, hash: KeyHash) -> Range {
-        let ranges = self.ranges();
-        let partitions = u32::try_from(ranges.by_partition.len()).unwrap_or(1);
-        let partition = usize::try_from(hash.partition(partitions)).unwrap_or(0);
-        ranges.by_partition.get(partition).copied().unwrap_or(Range::Foreign)
     }
 
     /// Runs work that may need the bucket or a while, if there is room for more of it.
@@ -208,12 +235,12 @@ impl Inner {
         tokio::spawn(async move {
             let outcome = tokio::time::timeout_at(deadline, work).await;
             drop(place);
-            reply.send(match outcome {
-                Ok(Ok(done)) => done,
-                Ok(Err(refusal)) => Reply::Refused(refusal),
-                // Nobody waits any more; the answer only frees the caller's slot.
-                Err(_) => Reply::Refused(Refusal::Late),
-            });
+            match outcome {
+                Ok(Ok(done)) => reply.send(done),
+                Ok(Err(refusal)) => reply.refuse(refusal),
+                // Nobody waits any more, and a refusal would say that nothing was applied: a mint may be.
+                Err(_) => drop(reply),
+            }
         });
     }
 
@@ -226,7 +253,7 @@ impl Inner {
         reply: Replying,
     ) {
         let hash = inner.hash(namespace, key);
-        match inner.range(hash) {
+        match inner.ranges().range(hash) {
             Range::Home => {}
             Range::Coming => return reply.refuse(Refusal::CatchingUp),
             Range::Foreign => return reply.refuse(Refusal::NotAHome),
@@ -242,41 +269,38 @@ impl Inner {
         });
     }
 
-    fn mint(inner: &Arc<Self>, request: MintRequest, deadline: Instant, reply: Replying) {
+    fn mint(inner: &Arc<Self>, request: MintRequest, ring_version: u64, deadline: Instant, reply: Replying) {
         let reply = Once::new(reply);
-        match inner.engine.mint(&request, |dot| minted(dot, reply.clone())) {
+        let mint = || inner.engine.mint(&request, |dot| minted(dot, reply.clone()));
+        match inner.write(ring_version, request.hash, |range| range == Range::Home, mint) {
             Ok(Mint::Made) => {}
             Ok(Mint::Repeated(_) | Mint::Unknown) => {
                 let Some(reply) = reply.take() else { return };
-                let engine = Arc::clone(&inner.engine);
-                Self::slowly(inner, deadline, reply, mint_slowly(engine, request));
+                let minting = mint_slowly(Arc::clone(inner), request, ring_version);
+                Self::slowly(inner, deadline, reply, minting);
             }
             Err(refusal) => reply.send(Reply::Refused(refusal)),
         }
     }
 
-    fn replicate(&self, bytes: &Bytes, durability: Durability, reply: Replying) {
+    fn replicate(&self, bytes: &Bytes, durability: Durability, ring_version: u64, reply: Replying) {
         let record = match Record::decode(bytes) {
             Ok(record) => record,
             Err(error) => return reply.refuse(Refusal::Malformed(error.to_string())),
         };
-        let hash = self.hash(&record.namespace, &record.key);
-        if self.range(hash) == Range::Foreign {
-            return reply.refuse(Refusal::NotAHome);
+        if record.container.siblings().iter().any(|s| matches!(s.version.value, Value::Omitted(_))) {
+            return reply.refuse(without_value());
         }
+        let hash = self.hash(&record.namespace, &record.key);
         // Memory of its own: a slice would keep the whole read buffer alive.
         let bytes = Bytes::copy_from_slice(bytes);
         let reply = Once::new(reply);
         let done = {
             let reply = reply.clone();
-            Box::new(move |reached: Result<Durability, String>| {
-                reply.send(match reached {
-                    Ok(reached) => Reply::Acked { reached },
-                    Err(why) => Reply::Refused(Refusal::Unable(why)),
-                });
-            })
+            Box::new(move |reached| reply.send(Reply::Acked { reached }))
         };
-        if let Err(refusal) = self.engine.replicate(hash, &record, &bytes, durability, done) {
+        let replicate = || self.engine.replicate(hash, &record, &bytes, durability, done);
+        if let Err(refusal) = self.write(ring_version, hash, |range| range != Range::Foreign, replicate) {
             reply.send(Reply::Refused(refusal));
         }
     }
@@ -352,33 +376,40 @@ impl Once {
 }
 
 fn minted(dot: Dot, reply: Once) -> crate::engine::Done {
-    Box::new(move |reached| {
-        reply.send(match reached {
-            Ok(reached) => Reply::Minted { dot, reached, repeated: Bytes::new() },
-            Err(why) => Reply::Refused(Refusal::Unable(why)),
-        });
-    })
+    Box::new(move |reached| reply.send(Reply::Minted { dot, reached, repeated: Bytes::new() }))
+}
+
+/// A version without its value would stand in for the version itself, and in time replace it everywhere.
+fn without_value() -> Refusal {
+    Refusal::Malformed("a version that leaves out its value".to_owned())
+}
+
+/// What a write has reached. Without word of it, its fate is unknown and there is no answer.
+async fn reached<T>(word: tokio::sync::oneshot::Receiver<T>) -> T {
+    match word.await {
+        Ok(reached) => reached,
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// A mint that needs the key read first, or whose request was carried out before.
-async fn mint_slowly(engine: Arc<Engine>, request: MintRequest) -> Result<Reply, Refusal> {
+async fn mint_slowly(inner: Arc<Inner>, request: MintRequest, ring_version: u64) -> Result<Reply, Refusal> {
     let unable = |e: crate::segments::SegmentError| Refusal::Unable(e.to_string());
     let key = RecordKey::new(request.hash, &request.namespace, &request.key);
     for _ in 0..MINT_READS {
-        let (sender, reached) = tokio::sync::oneshot::channel();
+        let (sender, word) = tokio::sync::oneshot::channel();
         let done = |dot: Dot| -> crate::engine::Done {
             // Nobody waits any more: no error.
             Box::new(move |reached| drop(sender.send((dot, reached))))
         };
-        match engine.mint(&request, done)? {
+        let mint = || inner.engine.mint(&request, done);
+        match inner.write(ring_version, request.hash, |range| range == Range::Home, mint)? {
             Mint::Made => {
-                let lost = || Refusal::Unable("the node is shutting down".to_owned());
-                let (dot, reached) = reached.await.map_err(|_| lost())?;
-                let reached = reached.map_err(Refusal::Unable)?;
+                let (dot, reached) = reached(word).await;
                 return Ok(Reply::Minted { dot, reached, repeated: Bytes::new() });
             }
-            Mint::Repeated(dot) => return repeat(&engine, &key, dot, &request).await,
-            Mint::Unknown => engine.read_full(&key).await.map_err(unable)?,
+            Mint::Repeated(dot) => return repeat(&inner.engine, &key, dot, &request).await,
+            Mint::Unknown => inner.engine.read_full(&key).await.map_err(unable)?,
         }
     }
     Err(Refusal::Overloaded)
@@ -390,12 +421,12 @@ async fn repeat(engine: &Engine, key: &RecordKey, dot: Dot, request: &MintReques
         return Err(Refusal::Unable("a version that was minted is gone".to_owned()));
     };
     let record = Record::decode(&bytes).map_err(|e| Refusal::Unable(e.to_string()))?;
-    let (sender, reached) = tokio::sync::oneshot::channel();
-    let done = Box::new(move |reached| drop(sender.send(reached)));
+    let (sender, word) = tokio::sync::oneshot::channel();
+    let done = Box::new(move |reached| {
+        let _ = sender.send(reached);
+    });
     engine.replicate(request.hash, &record, &bytes, request.durability, done)?;
-    let lost = || Refusal::Unable("the node is shutting down".to_owned());
-    let reached = reached.await.map_err(|_| lost())?.map_err(Refusal::Unable)?;
-    Ok(Reply::Minted { dot, reached, repeated: bytes })
+    Ok(Reply::Minted { dot, reached: reached(word).await, repeated: bytes })
 }
 
 fn found_reply(found: Found, values: bool) -> Reply {

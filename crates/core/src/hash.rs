@@ -73,6 +73,17 @@ impl fmt::Debug for KeyHash {
     }
 }
 
+/// The request id of a write that a client named: the same name for the same key is the same write.
+#[must_use]
+pub fn request_id(namespace: &Namespace, key: &Key, name: &[u8]) -> u128 {
+    let mut hasher = Xxh3::with_seed(0x6964_656d);
+    for part in [namespace.as_bytes(), key.as_bytes(), name] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.digest128()
+}
+
 /// The checksum of every codec here: 64-bit xxh3, unseeded. It finds damage, not forgery.
 #[must_use]
 pub fn checksum(bytes: &[u8]) -> u64 {

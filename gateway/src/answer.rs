@@ -1,0 +1,376 @@
+//! Successful answers to data requests: status, headers and body from what the quorum said. Pure.
+
+use std::fmt::Write as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+use axum::body::Body;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
+
+use cartwheel_core::clock::Dot;
+use cartwheel_core::container::{Container, Sibling};
+use cartwheel_core::hash::checksum;
+use cartwheel_core::quorum::{Durability, Tally};
+use cartwheel_core::record::{Value, Version, etag};
+use cartwheel_core::wire::{Precondition, Tags};
+
+use crate::problem::Problem;
+
+/// How the answer is to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// Siblings as JSON rather than multipart.
+    pub json: bool,
+    /// No body: HEAD.
+    pub head: bool,
+}
+
+/// How the quorum was met.
+#[derive(Debug, Clone, Copy)]
+pub struct QuorumMet {
+    /// `read` or `write`.
+    pub op: &'static str,
+    /// Replicas.
+    pub n: usize,
+    /// Answers needed.
+    pub required: usize,
+    /// Answers counted.
+    pub tally: Tally,
+    /// What all counted acknowledgements reached; for reads what they were asked of.
+    pub durability: Option<Durability>,
+}
+
+impl QuorumMet {
+    /// The `Quorum` header.
+    #[must_use]
+    pub fn header(&self) -> HeaderValue {
+        let Self { op, n, required, tally, durability } = self;
+        let (answered, home, fallback) = (tally.answered(), tally.home, tally.fallback);
+        let mut text = format!(
+            "op={op}, n={n}, required={required}, answered={answered}, home={home}, fallback={fallback}"
+        );
+        if let Some(durability) = durability {
+            let _ = write!(text, ", durability={durability}");
+        }
+        HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+}
+
+/// `Server-Timing`: the whole request and the wait for replicas.
+#[must_use]
+pub fn server_timing(total: Duration, replicas: Duration) -> HeaderValue {
+    let ms = |d: Duration| d.as_secs_f64() * 1000.0;
+    let text =
+        format!("gateway;dur={:.3}, replicas;dur={:.3}", ms(total.saturating_sub(replicas)), ms(replicas));
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// Puts a header in, if its value can be one.
+pub fn put_header(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}
+
+/// The answer to a read whose precondition holds: 200, 300, 304 or 404.
+///
+/// # Errors
+/// 404 if `sibling` names none, 412 if `If-Match` fails.
+pub fn read_answer(
+    container: &Container<Version>,
+    form: Form,
+    precondition: &Precondition,
+    sibling: Option<&str>,
+) -> Result<Response<Body>, Problem> {
+    let siblings = container.siblings();
+    let set_tag = etag(siblings.iter().map(|s| &s.dot));
+    let exists = siblings.iter().any(|s| !s.version.value.is_deleted());
+    let matches = |tags: &Tags| match tags {
+        Tags::Any => exists,
+        Tags::List(list) => exists && list.contains(&set_tag),
+    };
+    match precondition {
+        Precondition::IfMatch(tags) if !matches(tags) => return Err(Problem::precondition_failed()),
+        Precondition::IfNoneMatch(tags) if matches(tags) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            put_header(response.headers_mut(), "etag", &set_tag);
+            return Ok(response);
+        }
+        _ => {}
+    }
+    if let Some(wanted) = sibling {
+        let found =
+            siblings.iter().find(|s| etag([&s.dot]) == wanted).ok_or_else(Problem::no_such_sibling)?;
+        return Ok(one(found, form));
+    }
+    Ok(match siblings {
+        _ if !exists => gone(siblings),
+        [only] => one(only, form),
+        several => many(several, &set_tag, form),
+    })
+}
+
+/// 404: never seen, or deleted.
+fn gone(siblings: &[Sibling<Version>]) -> Response<Body> {
+    let mut response = Problem::not_found(!siblings.is_empty()).into_response();
+    if !siblings.is_empty() {
+        put_header(response.headers_mut(), "cartwheel-deleted", "?1");
+        put_header(response.headers_mut(), "etag", &etag(siblings.iter().map(|s| &s.dot)));
+    }
+    response
+}
+
+/// 200 with one version's value. A deletion asked for by its tag has no body and says so.
+fn one(sibling: &Sibling<Version>, form: Form) -> Response<Body> {
+    let body = match &sibling.version.value {
+        Value::Present(bytes) if !form.head => Body::from(bytes.clone()),
+        _ => Body::empty(),
+    };
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    describe(headers, sibling);
+    if form.head {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(sibling.version.value.size()));
+    }
+    response
+}
+
+/// What is said of a version in headers.
+fn describe(headers: &mut HeaderMap, sibling: &Sibling<Version>) {
+    let version = &sibling.version;
+    put_header(headers, "etag", &etag([&sibling.dot]));
+    put_header(headers, "last-modified", &http_date(version.written_ms));
+    if version.value.is_deleted() {
+        put_header(headers, "cartwheel-deleted", "?1");
+        return;
+    }
+    let content_type: &[u8] =
+        if version.content_type.is_empty() { b"application/octet-stream" } else { &version.content_type };
+    if let Ok(value) = HeaderValue::from_bytes(content_type) {
+        headers.insert(header::CONTENT_TYPE, value);
+    }
+    // A browser must not guess another type and run what somebody stored.
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    for (name, value) in &version.meta {
+        let name = HeaderName::from_bytes(&[b"cartwheel-meta-", &name[..]].concat());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
+        }
+    }
+}
+
+fn http_date(ms: u64) -> String {
+    // Year 9999 is the last that the format can say.
+    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(ms.min(253_402_300_799_000)))
+}
+
+/// 300 with all siblings, in the form that the client asked for.
+fn many(siblings: &[Sibling<Version>], set_tag: &str, form: Form) -> Response<Body> {
+    let (content_type, body) = if form.json { as_json(siblings) } else { as_multipart(siblings) };
+    let mut response = Response::new(if form.head { Body::empty() } else { Body::from(body) });
+    *response.status_mut() = StatusCode::MULTIPLE_CHOICES;
+    put_header(response.headers_mut(), "content-type", &content_type);
+    put_header(response.headers_mut(), "etag", set_tag);
+    response
+}
+
+fn as_multipart(siblings: &[Sibling<Version>]) -> (String, Bytes) {
+    let boundary = boundary(siblings);
+    let mut body = BytesMut::new();
+    for sibling in siblings {
+        let mut headers = HeaderMap::new();
+        describe(&mut headers, sibling);
+        put_header(&mut headers, "dot", &sibling.dot.to_string());
+        body.put_slice(format!("--{boundary}\r\n").as_bytes());
+        for (name, value) in &headers {
+            body.put_slice(name.as_str().as_bytes());
+            body.put_slice(b": ");
+            body.put_slice(value.as_bytes());
+            body.put_slice(b"\r\n");
+        }
+        body.put_slice(b"\r\n");
+        if let Value::Present(bytes) = &sibling.version.value {
+            body.put_slice(bytes);
+        }
+        body.put_slice(b"\r\n");
+    }
+    body.put_slice(format!("--{boundary}--\r\n").as_bytes());
+    (format!("multipart/mixed; boundary={boundary}"), body.freeze())
+}
+
+/// A boundary that stands in none of the values.
+fn boundary(siblings: &[Sibling<Version>]) -> String {
+    let mut seed = 0_u64;
+    for sibling in siblings {
+        seed = seed.rotate_left(7) ^ checksum(sibling.dot.to_string().as_bytes());
+    }
+    loop {
+        let boundary = format!("cartwheel-{seed:016x}");
+        let stands_in = |s: &Sibling<Version>| match &s.version.value {
+            Value::Present(bytes) => bytes.windows(boundary.len()).any(|w| w == boundary.as_bytes()),
+            _ => false,
+        };
+        if !siblings.iter().any(stands_in) {
+            return boundary;
+        }
+        seed = seed.wrapping_add(1);
+    }
+}
+
+#[derive(Serialize)]
+struct JsonSibling {
+    dot: String,
+    etag: String,
+    last_modified: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    meta: serde_json::Map<String, serde_json::Value>,
+    deleted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_base64: Option<String>,
+}
+
+fn as_json(siblings: &[Sibling<Version>]) -> (String, Bytes) {
+    let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+    let list: Vec<JsonSibling> = siblings
+        .iter()
+        .map(|Sibling { dot, version }| {
+            let (value, value_base64) = match &version.value {
+                Value::Present(bytes) => match std::str::from_utf8(bytes) {
+                    Ok(text) => (Some(text.to_owned()), None),
+                    Err(_) => (None, Some(BASE64.encode(bytes))),
+                },
+                _ => (None, None),
+            };
+            JsonSibling {
+                dot: dot.to_string(),
+                etag: etag([dot]),
+                last_modified: http_date(version.written_ms),
+                content_type: (!version.content_type.is_empty()).then(|| text(&version.content_type)),
+                meta: version.meta.iter().map(|(name, value)| (text(name), text(value).into())).collect(),
+                deleted: version.value.is_deleted(),
+                value,
+                value_base64,
+            }
+        })
+        .collect();
+    ("application/json".to_owned(), serde_json::to_vec(&list).unwrap_or_default().into())
+}
+
+/// 204 for a write: its dot and entity tag.
+#[must_use]
+pub fn write_answer(dot: &Dot) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    put_header(response.headers_mut(), "dot", &dot.to_string());
+    put_header(response.headers_mut(), "etag", &etag([dot]));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use cartwheel_core::clock::{Actor, Clock};
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    const FORM: Form = Form { json: false, head: false };
+
+    fn container(values: &[Option<&'static str>]) -> Container<Version> {
+        let mut all = Container::default();
+        for (at, value) in values.iter().enumerate() {
+            let dot = Dot { actor: Actor::parse("a.1").unwrap(), n: at as u64 + 1 };
+            let version = Version {
+                value: value.map_or(Value::Deleted, |v| Value::Present(Bytes::from_static(v.as_bytes()))),
+                written_ms: 1_700_000_000_000,
+                request: at as u128,
+                context: Clock::new(),
+                content_type: Bytes::from_static(b"text/plain"),
+                meta: vec![(Bytes::from_static(b"n"), Bytes::from(at.to_string()))],
+            };
+            all.sync(Container::delta(&Clock::new(), dot, version));
+        }
+        all
+    }
+
+    fn status(values: &[Option<&'static str>], form: Form) -> u16 {
+        read_answer(&container(values), form, &Precondition::None, None).unwrap().status().as_u16()
+    }
+
+    async fn text(response: Response<Body>) -> String {
+        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn the_status_says_what_there_is() {
+        assert_eq!(status(&[], FORM), 404);
+        assert_eq!(status(&[None], FORM), 404);
+        assert_eq!(status(&[None, None], FORM), 404);
+        assert_eq!(status(&[Some("x")], FORM), 200);
+        assert_eq!(status(&[Some("x"), Some("y")], FORM), 300);
+        assert_eq!(status(&[Some("x"), None], FORM), 300);
+    }
+
+    #[tokio::test]
+    async fn siblings_as_multipart_and_json() {
+        let c = container(&[Some("one"), None, Some("three")]);
+        let response = read_answer(&c, FORM, &Precondition::None, None).unwrap();
+        let kind = response.headers()["content-type"].to_str().unwrap().to_owned();
+        let boundary = kind.strip_prefix("multipart/mixed; boundary=").unwrap();
+        let body = text(response).await;
+        assert_eq!(body.matches(&format!("--{boundary}\r\n")).count(), 3);
+        assert!(body.contains("dot: a.1=3") && body.contains("\r\n\r\nthree\r\n"), "{body}");
+        assert_eq!(body.matches("cartwheel-deleted: ?1").count(), 1);
+
+        let json = Form { json: true, head: false };
+        let response = read_answer(&c, json, &Precondition::None, None).unwrap();
+        assert_eq!(response.headers()["content-type"], "application/json");
+        let list: serde_json::Value = serde_json::from_str(&text(response).await).unwrap();
+        assert_eq!(list[0]["value"], "one");
+        assert_eq!(list[1]["deleted"], true);
+        assert_eq!(list[2]["meta"]["n"], "2");
+    }
+
+    #[tokio::test]
+    async fn one_sibling_can_be_asked_for_by_its_tag() {
+        let c = container(&[Some("one"), Some("two")]);
+        let tag = etag([&c.siblings()[1].dot]);
+        let response = read_answer(&c, FORM, &Precondition::None, Some(&tag)).unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(text(response).await, "two");
+        let missing = read_answer(&c, FORM, &Precondition::None, Some("\"no\"")).unwrap_err();
+        assert_eq!(missing.status, 404);
+    }
+
+    #[test]
+    fn a_boundary_never_stands_in_a_value() {
+        let plain = container(&[Some("x"), Some("y")]);
+        let first = boundary(plain.siblings());
+        let value: &'static str = Box::leak(first.clone().into_boxed_str());
+        let awkward = container(&[Some(value), Some("y")]);
+        assert_ne!(boundary(awkward.siblings()), first);
+    }
+
+    #[test]
+    fn preconditions_of_reads() {
+        let c = container(&[Some("one")]);
+        let tag = Tags::List(vec![etag([&c.siblings()[0].dot])]);
+        let other = Tags::List(vec!["\"x\"".into()]);
+        let status = |p: Precondition| match read_answer(&c, FORM, &p, None) {
+            Ok(response) => response.status().as_u16(),
+            Err(problem) => problem.status.as_u16(),
+        };
+        assert_eq!(status(Precondition::IfNoneMatch(tag.clone())), 304);
+        assert_eq!(status(Precondition::IfNoneMatch(other.clone())), 200);
+        assert_eq!(status(Precondition::IfMatch(tag)), 200);
+        assert_eq!(status(Precondition::IfMatch(other)), 412);
+    }
+}

@@ -1,0 +1,40 @@
+//! What a gateway is told at start.
+
+use std::time::Duration;
+
+use cartwheel_cluster::http_server::Limits;
+
+/// Configuration of one gateway.
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    /// Where to listen, `host:port`; port 0 picks one.
+    pub listen: String,
+    /// Largest value, bytes.
+    pub max_value: usize,
+    /// Requests worked on at once; more are refused.
+    pub in_flight: usize,
+    /// Bytes of request bodies held at once; more are refused.
+    pub body_bytes: usize,
+    /// How long a request may take that names no deadline.
+    pub deadline: Duration,
+    /// How often to look for a newer ring document.
+    pub ring_interval: Duration,
+    /// Limits of the listening port.
+    pub limits: Limits,
+}
+
+impl GatewayConfig {
+    /// The defaults, listening at `listen`.
+    #[must_use]
+    pub fn new(listen: String) -> Self {
+        Self {
+            listen,
+            max_value: 1024 * 1024,
+            in_flight: 1024,
+            body_bytes: 512 * 1024 * 1024,
+            deadline: Duration::from_secs(5),
+            ring_interval: Duration::from_secs(2),
+            limits: Limits::default(),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! `/v1/kv/{namespace}/{key}`: the four methods, from request to answer.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response};
+use tokio::time::Instant;
+
+use cartwheel_core::clock::Clock;
+use cartwheel_core::hash::{KeyHash, request_id};
+use cartwheel_core::names::{Key, Namespace};
+use cartwheel_core::quorum::{Applied, Tally};
+use cartwheel_core::record::{Value, Version};
+
+use crate::Shared;
+use crate::answer::{Form, QuorumMet, put_header, read_answer, server_timing, write_answer};
+use crate::coordinate::get::{Read, Seen, get};
+use crate::coordinate::put::{Unwritten, Write, Written, put};
+use crate::coordinate::usable_view;
+use crate::problem::Problem;
+use crate::request::{
+    Described, Operation, Query, check_host, parse_clock, parse_described, parse_path, parse_precondition,
+    wants_json,
+};
+use crate::settings::Settings;
+
+/// Answers one data request.
+pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Response<Body> {
+    let arrived = Instant::now();
+    let (parts, body) = request.into_parts();
+    let outcome = match parts.method {
+        Method::GET | Method::HEAD => read(&shared, &parts, arrived).await,
+        Method::PUT => write(&shared, &parts, Some(body), arrived).await,
+        Method::DELETE => write(&shared, &parts, None, arrived).await,
+        _ => Err(Problem::method_not_allowed()),
+    };
+    outcome.unwrap_or_else(Problem::into_response)
+}
+
+/// What every data request has, checked.
+struct Common {
+    namespace: Namespace,
+    key: Key,
+    hash: KeyHash,
+    query: Query,
+    settings: Settings,
+    context: Option<Clock>,
+}
+
+fn common(shared: &Shared, parts: &Parts, operation: Operation) -> Result<Common, Problem> {
+    check_host(parts.version, &parts.headers)?;
+    let (namespace, key) = parse_path(&parts.uri)?;
+    let view = usable_view(shared)?;
+    let settings = Settings::defaults(view.document.replicas as usize);
+    let query = Query::parse(&parts.uri, operation, settings, shared.config.deadline)?;
+    let context = parse_clock(&parts.headers, &shared.clock_key, &namespace, &key)?;
+    let hash = KeyHash::of(view.document.hash_seed, &namespace, &key);
+    Ok(Common { namespace, key, hash, query, settings, context })
+}
+
+async fn read(shared: &Shared, parts: &Parts, arrived: Instant) -> Result<Response<Body>, Problem> {
+    let Common { namespace, key, hash, query, context, .. } = common(shared, parts, Operation::Read)?;
+    let precondition = parse_precondition(&parts.headers)?;
+    let form = Form { json: wants_json(&parts.headers), head: parts.method == Method::HEAD };
+    let _permit = shared.permit()?;
+    let read = Read {
+        namespace,
+        key,
+        hash,
+        r: query.r,
+        values: !form.head,
+        floor: context.unwrap_or_default(),
+        deadline: arrived + query.deadline,
+    };
+    let asked = Instant::now();
+    let seen = get(shared, &read).await?;
+    let waited = asked.elapsed();
+    let mut response = match read_answer(&seen.container, form, &precondition, query.sibling.as_deref()) {
+        Ok(response) => response,
+        Err(problem) => problem.into_response(),
+    };
+    finish_read(shared, &read, &seen, &mut response);
+    response.headers_mut().insert("server-timing", server_timing(arrived.elapsed(), waited));
+    Ok(response)
+}
+
+/// The headers that every answer to a read has.
+fn finish_read(shared: &Shared, read: &Read, seen: &Seen, response: &mut Response<Body>) {
+    let headers = response.headers_mut();
+    if !seen.container.seen().is_empty() {
+        let clock = shared.clock_key.sign(&read.namespace, &read.key, seen.container.seen());
+        put_header(headers, "vector-clock", &clock);
+    }
+    let tally = Tally { home: seen.answered, fallback: 0 };
+    let met = QuorumMet { op: "read", n: seen.n, required: read.r, tally, durability: None };
+    headers.insert("quorum", met.header());
+    if seen.below_floor {
+        headers.insert("stale", HeaderValue::from_static("?1"));
+    }
+}
+
+/// PUT with a body, DELETE without.
+async fn write(
+    shared: &Arc<Shared>,
+    parts: &Parts,
+    body: Option<Body>,
+    arrived: Instant,
+) -> Result<Response<Body>, Problem> {
+    let refused = |problem: Problem| problem.applied(Applied::No);
+    let Common { namespace, key, hash, query, settings, context } =
+        common(shared, parts, Operation::Write).map_err(refused)?;
+    let precondition = parse_precondition(&parts.headers).map_err(refused)?;
+    let described = parse_described(&parts.headers).map_err(refused)?;
+    let (value, _held) = match body {
+        Some(body) => {
+            let read = shared.bodies.read(&parts.headers, body, shared.config.max_value).await;
+            let (bytes, held) = read.map_err(refused)?;
+            (Value::Present(bytes), Some(held))
+        }
+        None => (Value::Deleted, None),
+    };
+    // Only now: requests whose body has not arrived hold no place.
+    let _permit = shared.permit().map_err(refused)?;
+    // The time that a body takes is not the cluster's.
+    let deadline = Instant::now() + query.deadline;
+    let read = Read {
+        namespace: namespace.clone(),
+        key: key.clone(),
+        hash,
+        r: query.r,
+        values: false,
+        floor: Clock::new(),
+        deadline,
+    };
+    let asked = Instant::now();
+    let context = match context {
+        Some(context) => context,
+        // A deletion without a clock deletes what a quorum read sees now, no more.
+        None if value.is_deleted() => get(shared, &read).await.map_err(refused)?.container.into_parts().0,
+        None => Clock::new(),
+    };
+    let version = version(shared, &namespace, &key, value, context.clone(), described);
+    let write = Write {
+        namespace,
+        key,
+        hash,
+        version,
+        w: query.w,
+        durability: query.durability,
+        precondition,
+        max_siblings: settings.max_siblings,
+        deadline,
+    };
+    let written = match put(shared, &write).await {
+        Ok(written) => written,
+        Err(unwritten) => return Err(explain(shared, &write, unwritten)),
+    };
+    let waited = asked.elapsed();
+    let mut response = if query.return_value {
+        return_value(shared, parts, Read { values: true, ..read }, &written).await?
+    } else {
+        write_answer(&written.dot)
+    };
+    let headers = response.headers_mut();
+    if !headers.contains_key("vector-clock") {
+        let mut seen = context;
+        seen.insert(&written.dot);
+        put_header(headers, "vector-clock", &shared.clock_key.sign(&write.namespace, &write.key, &seen));
+    }
+    let Written { n, tally, reached, .. } = written;
+    let met = QuorumMet { op: "write", n, required: write.w, tally, durability: Some(reached) };
+    headers.insert("quorum", met.header());
+    headers.insert("server-timing", server_timing(arrived.elapsed(), waited));
+    Ok(response)
+}
+
+fn version(
+    shared: &Shared,
+    namespace: &Namespace,
+    key: &Key,
+    value: Value,
+    context: Clock,
+    described: Described,
+) -> Version {
+    let Described { content_type, meta, idempotency_key } = described;
+    let request = match &idempotency_key {
+        Some(name) => request_id(namespace, key, name),
+        None => shared.seams.random.next_u128(),
+    };
+    Version { value, written_ms: shared.seams.clock.now_ms(), request, context, content_type, meta }
+}
+
+/// `return=value`: 200 with what a quorum read sees after the write, and that read's clock.
+async fn return_value(
+    shared: &Shared,
+    parts: &Parts,
+    read: Read,
+    written: &Written,
+) -> Result<Response<Body>, Problem> {
+    let seen = get(shared, &read).await.map_err(|problem| problem.applied(Applied::Unknown))?;
+    let form = Form { json: wants_json(&parts.headers), head: false };
+    let mut response = read_answer(&seen.container, form, &cartwheel_core::wire::Precondition::None, None)?;
+    *response.status_mut() = http::StatusCode::OK;
+    finish_read(shared, &read, &seen, &mut response);
+    put_header(response.headers_mut(), "dot", &written.dot.to_string());
+    Ok(response)
+}
+
+fn explain(shared: &Shared, write: &Write, unwritten: Unwritten) -> Problem {
+    let sign = |clock: &Clock| shared.clock_key.sign(&write.namespace, &write.key, clock);
+    match unwritten {
+        Unwritten::Problem(problem) => problem,
+        Unwritten::Precondition(clock) => {
+            Problem::precondition_failed().applied(Applied::No).with_clock(sign(&clock))
+        }
+        Unwritten::TooManySiblings(clock) => {
+            Problem::too_many_siblings(write.max_siblings).applied(Applied::No).with_clock(sign(&clock))
+        }
+    }
+}

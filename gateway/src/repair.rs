@@ -1,0 +1,62 @@
+//! Read repair in the background: homes that answered with less than the others get what they lack.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use cartwheel_cluster::peer::Peers;
+use cartwheel_core::quorum::Durability;
+use cartwheel_core::wire::{Call, Request};
+
+/// Repairs that may wait; more are dropped, as the next read finds the same.
+const MAX_WAITING: usize = 1024;
+/// How long one repair may take.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A record and the homes that lack something of it.
+#[derive(Debug)]
+pub(crate) struct Repair {
+    pub(crate) ring_version: u64,
+    pub(crate) record: Bytes,
+    pub(crate) addresses: Vec<String>,
+}
+
+/// The bounded queue of repairs.
+#[derive(Debug)]
+pub(crate) struct Repairs(mpsc::Sender<Repair>);
+
+impl Repairs {
+    /// Starts the worker; it ends when the queue is dropped.
+    pub(crate) fn start(peers: Peers) -> Self {
+        let (sender, mut receiver) = mpsc::channel::<Repair>(MAX_WAITING);
+        tokio::spawn(async move {
+            while let Some(repair) = receiver.recv().await {
+                carry_out(&peers, repair).await;
+            }
+        });
+        Self(sender)
+    }
+
+    /// Queues a repair, if there is room.
+    pub(crate) fn offer(&self, repair: Repair) {
+        if self.0.try_send(repair).is_err() {
+            tracing::debug!("the repair queue is full; a repair was left to the next read");
+        }
+    }
+}
+
+async fn carry_out(peers: &Peers, repair: Repair) {
+    for address in repair.addresses {
+        let request = Request::Replicate {
+            durability: Durability::Memory,
+            hint_for: None,
+            record: repair.record.clone(),
+        };
+        let call = Call { ring_version: repair.ring_version, request };
+        if let Err(error) = peers.call(&address, &call, Instant::now() + TIMEOUT).await {
+            tracing::debug!(%address, %error, "a read repair did not arrive");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! `cartwheel storage-node`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use cartwheel_bucket::S3Options;
+use cartwheel_cluster::membership::Founding;
+use cartwheel_core::names::NodeId;
+use cartwheel_storage_node::disk::{Disk, FileDisk};
+use cartwheel_storage_node::{NodeConfig, StartError};
+
+use super::shutdown::Signals;
+use super::{Outside, ProcessArgs, check_exposure, runtime, telemetry};
+use crate::client::{Exit, Failure, Output};
+
+/// Options of `cartwheel storage-node`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  cartwheel storage-node --id node-a --bucket s3://carts/prod --listen 127.0.0.1:7101 \
+                  --data-dir /var/lib/cartwheel"
+)]
+pub struct StorageNodeArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub process: ProcessArgs,
+    /// The node's name; it outlives processes, disks and machines (a-z, 0-9, '-', '_')
+    #[arg(long, value_name = "ID", env = "CARTWHEEL_ID", value_parser = NodeId::new)]
+    pub id: NodeId,
+    /// Where to listen
+    #[arg(long, value_name = "HOST:PORT", env = "CARTWHEEL_LISTEN", default_value = "127.0.0.1:7101")]
+    pub listen: String,
+    /// The address that others call, if it is another
+    #[arg(long, value_name = "HOST:PORT", env = "CARTWHEEL_ADVERTISE")]
+    pub advertise: Option<String>,
+    /// The node's zone: no two replicas of a key in one zone, where there are enough zones
+    #[arg(long, value_name = "ZONE", env = "CARTWHEEL_ZONE", default_value = "default")]
+    pub zone: String,
+    /// How much of the data it takes, relative to the others (1 to 1000)
+    #[arg(long, value_name = "W", env = "CARTWHEEL_WEIGHT", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub weight: u32,
+    /// Where the write-ahead log lies
+    #[arg(long, value_name = "DIR", env = "CARTWHEEL_DATA_DIR", default_value = "cartwheel-data")]
+    pub data_dir: PathBuf,
+    /// Keep no log: the node then reaches the durabilities memory and bucket only
+    #[arg(long, env = "CARTWHEEL_NO_DISK")]
+    pub no_disk: bool,
+    /// Memory for caches (1MiB to 1TiB)
+    #[arg(long, value_name = "SIZE", env = "CARTWHEEL_CACHE", default_value = "512MiB",
+          value_parser = crate::units::size_between(1 << 20, 1 << 40))]
+    pub cache: u64,
+    /// How long data may wait for the bucket (100ms to 1h)
+    #[arg(long, value_name = "DURATION", env = "CARTWHEEL_FLUSH_INTERVAL", default_value = "10s",
+          value_parser = crate::units::duration_between(Duration::from_millis(100), Duration::from_secs(3600)))]
+    pub flush_interval: Duration,
+    /// How much data may wait for the bucket (64KiB to 1GiB)
+    #[arg(long, value_name = "SIZE", env = "CARTWHEEL_FLUSH_BYTES", default_value = "64MiB",
+          value_parser = crate::units::size_between(64 << 10, 1 << 30))]
+    pub flush_bytes: u64,
+    /// May the node add itself to the ring?
+    #[arg(long, value_name = "WHEN", env = "CARTWHEEL_JOIN", default_value = "auto", value_enum)]
+    pub join: Join,
+    /// Replicas of each key, if this node founds the cluster (1 to 7)
+    #[arg(long, value_name = "N", env = "CARTWHEEL_REPLICAS", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..=7))]
+    pub replicas: u32,
+    /// Partitions, if this node founds the cluster: a power of two (at most 65536)
+    #[arg(long, value_name = "Q", env = "CARTWHEEL_PARTITIONS", default_value_t = 256)]
+    pub partitions: u32,
+    /// Go on with a store that does not honour conditional creates
+    #[arg(long, env = "CARTWHEEL_UNSAFE_NO_CAS")]
+    pub unsafe_no_cas: bool,
+}
+
+/// May a node add itself to the ring?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Join {
+    /// Yes.
+    Auto,
+    /// No: somebody stages changes.
+    Never,
+}
+
+/// Runs a storage node until a signal.
+///
+/// # Errors
+/// A [`Failure`] that names the flag to look at.
+pub fn main(args: StorageNodeArgs, output: &mut Output) -> Result<Exit, Failure> {
+    telemetry::start(&args.process.log, "info")?;
+    let protected = args.process.insecure || args.process.cluster_secret.is_some();
+    check_exposure("--listen", &args.listen, protected, "give --cluster-secret")?;
+    runtime()?.block_on(run(args, output))
+}
+
+async fn run(args: StorageNodeArgs, output: &mut Output) -> Result<Exit, Failure> {
+    let signals = Signals::new()?;
+    let disk: Option<Arc<dyn Disk>> = if args.no_disk {
+        None
+    } else {
+        let failed = |e| Failure::failed(format!("--data-dir {}: {e}", args.data_dir.display()));
+        Some(Arc::new(FileDisk::open(&args.data_dir).map_err(failed)?))
+    };
+    let secret = args.process.cluster_secret.as_deref();
+    let (outside, _) = Outside::connect(&args.process.bucket, S3Options::default(), secret).await?;
+    let config = NodeConfig {
+        advertise: args.advertise,
+        zone: args.zone,
+        weight: args.weight,
+        cache_bytes: args.cache,
+        flush_interval: args.flush_interval,
+        flush_bytes: usize::try_from(args.flush_bytes).unwrap_or(usize::MAX),
+        founding: Founding { replicas: args.replicas, partitions: args.partitions, ..Founding::default() },
+        may_join: args.join == Join::Auto,
+        unsafe_no_cas: args.unsafe_no_cas,
+        ..NodeConfig::new(args.id, args.listen)
+    };
+    let Outside { seams, bucket, secret } = outside;
+    let node = cartwheel_storage_node::start(config, seams, disk, bucket, &secret).await.map_err(explain)?;
+    output.note(&format!("storage node {} serves at {}", node.id(), node.address()));
+    signals.then_drain(node.shutdown()).await;
+    Ok(Exit::Done)
+}
+
+/// A failure with the exit status that fits.
+pub(crate) fn explain(error: StartError) -> Failure {
+    match error {
+        StartError::Bucket(_) => Failure::unreachable(error.to_string()),
+        _ => Failure::failed(error.to_string()),
+    }
+}
