@@ -4,6 +4,8 @@
 //! is no longer needed fails too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "tidy/documents.rs"]
+mod documents;
 #[path = "tidy/reader.rs"]
 mod reader;
 

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -31,6 +32,8 @@ use crate::segments::SegmentError;
 
 /// The cluster's hash seed in these tests.
 pub(crate) const SEED: u64 = 7;
+/// Ids of the requests that [`Process::put`] makes, out of the way of those that tests choose.
+static NEXT_REQUEST: AtomicU64 = AtomicU64::new(1 << 40);
 
 pub(crate) fn namespace() -> Namespace {
     Namespace::new(b"carts").unwrap()
@@ -164,7 +167,7 @@ impl Process {
 
     /// A blind or informed write that must be new.
     pub(crate) async fn put(&self, name: &str, value: &str, context: &Clock, durability: Durability) -> Dot {
-        let request = u128::from(Seams::real().random.next_u64());
+        let request = NEXT_REQUEST.fetch_add(1, Ordering::Relaxed).into();
         let request = mint_request(name, version(request, context, value.as_bytes()), durability);
         match self.mint(&request).await.unwrap() {
             Minted::New(dot, reached) => {

@@ -48,10 +48,15 @@ pub struct ReplyHandle {
 }
 
 impl ReplyHandle {
-    /// Sends the answer.
+    /// Sends the answer; one that is too long for a frame becomes a refusal.
     pub fn send(self, (head, body): Pieces) {
-        let frame =
-            Frame { kind: FrameKind::Answer, correlation: self.correlation, deadline_ms: 0, head, body };
+        let correlation = self.correlation;
+        let mut frame = Frame { kind: FrameKind::Answer, correlation, deadline_ms: 0, head, body };
+        if frame.is_oversized() {
+            let refusal = Refusal::Unable("the answer is too long for a frame".to_owned());
+            let answer = Answer { ring_version: 0, reply: Reply::Refused(refusal) };
+            (frame.head, frame.body) = answer.encode();
+        }
         if self.connection.outbox.push(frame).is_err() {
             // A caller that does not read its answers gets no more of them.
             self.connection.outbox.close();

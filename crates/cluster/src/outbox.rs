@@ -18,7 +18,7 @@ const COPY_BYTES: usize = 16 * 1024;
 /// Why a frame was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Full {
-    /// Too much waits already.
+    /// Too much waits already, or the frame is longer than any may be.
     Full,
     /// The connection has ended.
     Closed,
@@ -46,7 +46,7 @@ impl Outbox {
             if waiting.closed {
                 return Err(Full::Closed);
             }
-            if waiting.bytes > MAX_WAITING_BYTES {
+            if waiting.bytes > MAX_WAITING_BYTES || frame.is_oversized() {
                 return Err(Full::Full);
             }
             waiting.bytes += frame.wire_len();

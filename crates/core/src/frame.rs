@@ -15,8 +15,8 @@ use crate::codec::DecodeError;
 pub const PROTOCOL: &str = "cartwheel-frames/1";
 /// Bytes of a frame before its payload.
 pub const HEADER_BYTES: usize = 21;
-/// Longest payload: a value at the largest limit with its record around it, and pages of a scan.
-pub const MAX_PAYLOAD_BYTES: usize = 72 * 1024 * 1024;
+/// Longest payload: a record with all the siblings that concurrent minters may give it, and pages of a scan.
+pub const MAX_PAYLOAD_BYTES: usize = 256 * 1024 * 1024;
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,12 @@ impl Frame {
     #[must_use]
     pub fn wire_len(&self) -> usize {
         HEADER_BYTES + self.head.len() + self.body.len()
+    }
+
+    /// Is it too long to be sent?
+    #[must_use]
+    pub fn is_oversized(&self) -> bool {
+        self.head.len() + self.body.len() > MAX_PAYLOAD_BYTES
     }
 
     /// The bytes before the payload.

@@ -150,6 +150,21 @@ impl PutMachine {
         actions
     }
 
+    /// The first actions of a write that was begun under another ring: where `minted` says by whom and how far
+    /// it is there, it is not minted again but replicated; otherwise it is unknown whether it was minted.
+    pub fn resume(&mut self, minted: Option<(Option<Node>, Durability)>) -> Vec<PutAction> {
+        self.maybe_applied = true;
+        let Some((minter, reached)) = minted else { return self.start() };
+        let mut actions = Vec::new();
+        self.minted = true;
+        if let Some(minter) = minter {
+            self.count(minter, false, reached);
+        }
+        self.replicate_except(minter, &mut actions);
+        self.settle(&mut actions);
+        actions
+    }
+
     /// Takes in an event.
     pub fn on(&mut self, event: PutEvent) -> Vec<PutAction> {
         let mut actions = Vec::new();
@@ -225,11 +240,15 @@ impl PutMachine {
         self.minting = None;
         self.minted = true;
         self.count(minter, hint_for.is_some(), reached);
-        for at in 0..self.homes.len() {
-            let home = self.homes[at];
-            if home == minter || Some(home) == hint_for {
-                continue;
-            }
+        self.replicate_except(hint_for.or(Some(minter)), actions);
+        self.settle(actions);
+    }
+
+    /// Sends the delta to all homes of both rings but the one that has it, or is stood in for by who has it.
+    fn replicate_except(&mut self, done: Option<Node>, actions: &mut Vec<PutAction>) {
+        let coming = self.next_homes.iter().filter(|home| !self.homes.contains(home));
+        let all: Vec<Node> = self.homes.iter().chain(coming).copied().collect();
+        for home in all.into_iter().filter(|home| Some(*home) != done) {
             if self.unreachable.contains(&home) {
                 self.replace(home, actions);
             } else {
@@ -237,14 +256,6 @@ impl PutMachine {
                 actions.push(PutAction::Replicate { node: home, hint_for: None });
             }
         }
-        for at in 0..self.next_homes.len() {
-            let home = self.next_homes[at];
-            if !self.homes.contains(&home) {
-                self.waiting.push((home, None));
-                actions.push(PutAction::Replicate { node: home, hint_for: None });
-            }
-        }
-        self.settle(actions);
     }
 
     fn heard(&mut self, node: Node) -> Option<Option<Node>> {
@@ -403,6 +414,28 @@ mod tests {
         let tally = Tally { home: 3, fallback: 0 };
         let done = PutAction::Answer(PutOutcome::Done { tally, reached: Disk });
         assert_eq!(m.on(PutEvent::Acked { node: 1, reached: Disk }), [done]);
+    }
+
+    #[test]
+    fn a_write_that_was_minted_is_not_minted_again_under_a_newer_ring() {
+        let mut m = machine(&[]);
+        assert_eq!(m.resume(Some((Some(1), Disk))), [replicate(0), replicate(2)]);
+        let tally = Tally { home: 2, fallback: 0 };
+        let done = PutAction::Answer(PutOutcome::Done { tally, reached: Disk });
+        assert_eq!(m.on(PutEvent::Acked { node: 0, reached: Disk }), [done]);
+
+        let mut m = machine(&[]);
+        let sent = m.resume(Some((None, Disk)));
+        assert_eq!(sent, [replicate(0), replicate(1), replicate(2)], "the minter is no home any more");
+
+        let mut m = machine(&[]);
+        assert_eq!(m.resume(None), [mint(0)]);
+        let mut last = Vec::new();
+        for node in 0..3 {
+            last = m.on(PutEvent::MintFailed { node, failure: Failure::NotApplied });
+        }
+        let outcome = PutOutcome::Failed { tally: Tally::default(), applied: Applied::Unknown, late: false };
+        assert_eq!(last, [PutAction::Answer(outcome)], "the first try may have been applied");
     }
 
     #[test]

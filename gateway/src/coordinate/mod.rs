@@ -55,6 +55,11 @@ impl Targets {
         Self { ring_version: view.version(), nodes, homes, next_homes }
     }
 
+    /// The number of the target with this id.
+    pub(crate) fn node(&self, id: &str) -> Option<Node> {
+        self.nodes.iter().position(|t| t.id == id).and_then(|at| Node::try_from(at).ok())
+    }
+
     /// Where to call a target.
     pub(crate) fn address(&self, node: Node) -> &str {
         self.nodes.get(usize::from(node)).map_or("", |t| &t.address)

@@ -63,10 +63,14 @@ pub(crate) enum Unwritten {
 
 /// Makes the write.
 pub(crate) async fn put(shared: &Shared, write: &Write) -> Result<Written, Unwritten> {
+    let mut before = None;
     for _ in 0..RING_CHANGES {
-        match Attempt::new(shared, write)?.run().await {
+        match Attempt::new(shared, write, before.take())?.run().await {
             Ended::Answer(answer) => return answer,
-            Ended::NewerRing(version) => newer_view(shared, version, write.deadline).await,
+            Ended::NewerRing(version, begun) => {
+                before = Some(begun);
+                newer_view(shared, version, write.deadline).await;
+            }
         }
     }
     let problem = Problem::not_ready("the ring kept changing under this request");
@@ -75,7 +79,16 @@ pub(crate) async fn put(shared: &Shared, write: &Write) -> Result<Written, Unwri
 
 enum Ended {
     Answer(Result<Written, Unwritten>),
-    NewerRing(u64),
+    /// There is a newer ring; and what was begun under this one.
+    NewerRing(u64, Option<Minted>),
+}
+
+/// A version that was minted.
+#[derive(Debug, Clone)]
+struct Minted {
+    dot: Dot,
+    delta: Bytes,
+    reached: Durability,
 }
 
 /// The write under one ring version.
@@ -89,13 +102,15 @@ struct Attempt<'a> {
     mint: Pieces,
     /// The mint being waited for, and until when.
     minting: Option<(Node, Instant)>,
-    dot: Option<Dot>,
-    delta: Bytes,
+    minted: Option<Minted>,
+    /// What an earlier ring's attempt left; `None` on the first.
+    before: Option<Option<Minted>>,
 }
 
 impl<'a> Attempt<'a> {
-    fn new(shared: &'a Shared, write: &'a Write) -> Result<Self, Unwritten> {
-        let view = usable_view(shared).map_err(|p| Unwritten::Problem(p.applied(Applied::No)))?;
+    fn new(shared: &'a Shared, write: &'a Write, before: Option<Option<Minted>>) -> Result<Self, Unwritten> {
+        let applied = if before.is_some() { Applied::Unknown } else { Applied::No };
+        let view = usable_view(shared).map_err(|p| Unwritten::Problem(p.applied(applied)))?;
         let targets = Targets::of(&view, write.hash);
         let machine = PutMachine::new(targets.homes.clone(), Vec::new(), write.w, write.durability)
             .with_next_homes(targets.next_homes.clone());
@@ -112,12 +127,34 @@ impl<'a> Attempt<'a> {
             },
         };
         let (sender, answers) = mpsc::unbounded_channel();
-        let (mint, delta) = (call.encode(), Bytes::new());
-        Ok(Self { shared, write, targets, machine, sender, answers, mint, minting: None, dot: None, delta })
+        let mint = call.encode();
+        Ok(Self {
+            shared,
+            write,
+            targets,
+            machine,
+            sender,
+            answers,
+            mint,
+            minting: None,
+            minted: None,
+            before,
+        })
+    }
+
+    fn start(&mut self) -> Vec<PutAction> {
+        let Some(before) = self.before.take() else { return self.machine.start() };
+        let minter = before.map(|minted| {
+            let node = self.targets.node(minted.dot.actor.node.as_str());
+            let reached = minted.reached;
+            self.minted = Some(minted);
+            (node, reached)
+        });
+        self.machine.resume(minter)
     }
 
     async fn run(mut self) -> Ended {
-        let mut actions = self.machine.start();
+        let mut actions = self.start();
         loop {
             for action in std::mem::take(&mut actions) {
                 match action {
@@ -151,7 +188,7 @@ impl<'a> Attempt<'a> {
         let request = Request::Replicate {
             durability: self.write.durability,
             hint_for: None,
-            record: self.delta.clone(),
+            record: self.minted.as_ref().map(|m| m.delta.clone()).unwrap_or_default(),
         };
         let call = Call { ring_version: self.targets.ring_version, request };
         self.targets.note(node, "sent the version; no answer");
@@ -194,13 +231,13 @@ impl<'a> Attempt<'a> {
         };
         match answer.reply {
             Reply::Minted { dot, reached, repeated } => {
-                if self.dot.is_some() {
+                if self.minted.is_some() {
                     return Next::Event(PutEvent::Minted { node, reached });
                 }
                 self.targets.note(node, "acknowledged");
                 self.minting = None;
-                self.delta = if repeated.is_empty() { self.encode_delta(&dot) } else { repeated };
-                self.dot = Some(dot);
+                let delta = if repeated.is_empty() { self.encode_delta(&dot) } else { repeated };
+                self.minted = Some(Minted { dot, delta, reached });
                 Next::Event(PutEvent::Minted { node, reached })
             }
             Reply::Refused(Refusal::Precondition(clock)) => {
@@ -212,7 +249,7 @@ impl<'a> Attempt<'a> {
             Reply::Refused(Refusal::StaleRing | Refusal::NotAHome)
                 if answer.ring_version > self.targets.ring_version =>
             {
-                Next::Ended(Ended::NewerRing(answer.ring_version))
+                Next::Ended(Ended::NewerRing(answer.ring_version, self.minted.take()))
             }
             // Unable comes from a disk that failed after the version was made.
             Reply::Refused(Refusal::Unable(_)) => {
@@ -238,7 +275,7 @@ impl<'a> Attempt<'a> {
             Ok(Answer { reply: Reply::Refused(Refusal::StaleRing | Refusal::NotAHome), ring_version })
                 if ring_version > self.targets.ring_version =>
             {
-                return Next::Ended(Ended::NewerRing(ring_version));
+                return Next::Ended(Ended::NewerRing(ring_version, self.minted.take()));
             }
             Ok(Answer { reply: Reply::Refused(Refusal::Overloaded), .. }) => {
                 ("overloaded", PutEvent::ReplicaFailed { node })
@@ -260,8 +297,10 @@ impl<'a> Attempt<'a> {
 
     fn answer(&mut self, outcome: PutOutcome) -> Result<Written, Unwritten> {
         let n = self.targets.homes.len();
-        match (outcome, self.dot.take()) {
-            (PutOutcome::Done { tally, reached }, Some(dot)) => Ok(Written { dot, n, tally, reached }),
+        match (outcome, self.minted.take()) {
+            (PutOutcome::Done { tally, reached }, Some(minted)) => {
+                Ok(Written { dot: minted.dot, n, tally, reached })
+            }
             (PutOutcome::Done { tally, .. }, None) => Err(self.unwritten(tally, Applied::Unknown, false)),
             (PutOutcome::Failed { tally, applied, late }, _) => Err(self.unwritten(tally, applied, late)),
         }

@@ -1,1 +1,137 @@
+//! An acknowledgement is given at the level it names, and no earlier.
 
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use cartwheel_bucket::{CERTAIN, Faults, FaultyBucket, MemoryBucket, OperationFaults};
+use cartwheel_core::clock::{Actor, Clock, Dot};
+use cartwheel_core::container::Container;
+use cartwheel_core::quorum::Durability;
+use cartwheel_core::record::Record;
+use cartwheel_core::wire::Refusal;
+
+use crate::testing::{GatedDisk, Machine, Process, key, mint_request, namespace, version};
+
+/// The nth write of another node to this key.
+fn record(name: &str, n: u64) -> Record {
+    let dot = Dot { actor: Actor::parse("node-b.1").unwrap(), n };
+    let container = Container::delta(&Clock::new(), dot, version(n.into(), &Clock::new(), b"value"));
+    Record { namespace: namespace(), key: key(name), container }
+}
+
+fn unable(process: &Process, durability: Durability) -> String {
+    match process.replicate(&record("refused", 1), durability) {
+        Err(Refusal::Unable(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Lets every task that can run do so until `done`.
+async fn until(mut done: impl FnMut() -> bool) {
+    while !done() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn memory_is_acknowledged_at_once_and_disk_once_the_append_returned() {
+    let (disk, gate) = GatedDisk::new();
+    let machine = Machine { disk: Some(disk.clone()), ..Machine::without_disk() };
+    let process = machine.boot().await;
+    let mut in_memory = process.replicate(&record("k", 1), Durability::Memory).unwrap();
+    assert_eq!(in_memory.try_recv(), Ok(Durability::Memory));
+    let mut on_disk = process.replicate(&record("k", 2), Durability::Disk).unwrap();
+    until(|| !disk.begun.lock().is_empty()).await;
+    assert!(on_disk.try_recv().is_err(), "the append has begun, but not returned");
+    assert_eq!(process.values("k").await.len(), 2, "both can be read already");
+    gate.send(Ok(())).unwrap();
+    gate.send(Ok(())).unwrap();
+    assert_eq!(on_disk.await, Ok(Durability::Disk));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bucket_is_acknowledged_once_the_put_returned() {
+    let faulty = Arc::new(FaultyBucket::new(Arc::new(MemoryBucket::new()), 1));
+    let machine = Machine { bucket: faulty.clone(), ..Machine::with_disk() };
+    let process = machine.boot().await;
+    let engine = Arc::clone(&process.engine);
+    let slow = OperationFaults { slow: CERTAIN, ..OperationFaults::default() };
+    let slow_by = Duration::from_secs(3);
+    faulty.set(Faults { put: slow, slow_by, ..Faults::default() });
+    let before = Instant::now();
+    let first = process.replicate(&record("k", 1), Durability::Bucket).unwrap();
+    tokio::spawn(process.flusher.run(process.stopped));
+    assert_eq!(first.await, Ok(Durability::Bucket));
+    assert!(before.elapsed() >= slow_by);
+
+    faulty.set(Faults { unavailable: true, ..Faults::default() });
+    let (sender, mut second) = tokio::sync::oneshot::channel();
+    let (record, injected) = (record("k", 2), faulty.injected());
+    let done = Box::new(move |reached| sender.send(reached).unwrap());
+    let hash = crate::testing::hash("k");
+    engine.replicate(hash, &record, &record.encode(), Durability::Bucket, done).unwrap();
+    until(|| faulty.injected() > injected + 2).await;
+    assert!(second.try_recv().is_err(), "every PUT failed so far");
+    faulty.set(Faults::default());
+    assert_eq!(second.await, Ok(Durability::Bucket));
+    drop(process.stop);
+}
+
+#[tokio::test]
+async fn a_node_without_a_disk_refuses_disk_and_says_so() {
+    let process = Machine::without_disk().boot().await;
+    assert_eq!(unable(&process, Durability::Disk), "this node has no disk");
+    let request = mint_request("refused", version(1, &Clock::new(), b"v"), Durability::Disk);
+    assert!(matches!(process.mint(&request).await, Err(Refusal::Unable(_))));
+    assert!(process.values("refused").await.is_empty(), "nothing was applied");
+}
+
+#[tokio::test]
+async fn after_a_disk_failure_disk_is_refused_and_the_rest_goes_on() {
+    let (disk, gate) = GatedDisk::new();
+    let machine = Machine { disk: Some(disk), ..Machine::without_disk() };
+    let mut process = machine.boot().await;
+    let in_flight = process.replicate(&record("k", 1), Durability::Disk).unwrap();
+    gate.send(Err(io::ErrorKind::StorageFull.into())).unwrap();
+    // It was taken in: a refusal would say that it was not, and the write would be minted once more.
+    assert_eq!(in_flight.await, Ok(Durability::Memory));
+    assert!(unable(&process, Durability::Disk).contains("write-ahead log"));
+    let in_memory = process.replicate(&record("k", 2), Durability::Memory).unwrap();
+    assert_eq!(in_memory.await, Ok(Durability::Memory));
+    let in_bucket = process.replicate(&record("k", 3), Durability::Bucket).unwrap();
+    process.flush().await;
+    assert_eq!(in_bucket.await, Ok(Durability::Bucket));
+    assert_eq!(process.values("k").await.len(), 3);
+}
+
+#[tokio::test]
+async fn too_much_that_is_not_flushed_is_refused_until_it_is() {
+    let machine = Machine { flush_bytes: 1000, ..Machine::without_disk() };
+    let mut process = machine.boot().await;
+    let mut taken = 0;
+    let refusal = loop {
+        match process.replicate(&record(&format!("k{taken}"), 1), Durability::Memory) {
+            Ok(_) => taken += 1,
+            Err(refusal) => break refusal,
+        }
+    };
+    assert_eq!(refusal, Refusal::Overloaded);
+    assert!((10..40).contains(&taken), "{taken}");
+    process.flush().await;
+    process.replicate(&record("after", 1), Durability::Memory).unwrap();
+}
+
+/// What comes in after the end would be in no log and in no segment, and its dot would be minted again.
+#[tokio::test]
+async fn a_closed_engine_takes_nothing_in() {
+    let process = Machine::with_disk().boot().await;
+    process.put("k", "before", &Clock::new(), Durability::Disk).await;
+    process.engine.close();
+    assert_eq!(unable(&process, Durability::Memory), "the node is shutting down");
+    let request = mint_request("k", version(1, &Clock::new(), b"late"), Durability::Memory);
+    assert!(matches!(process.mint(&request).await, Err(Refusal::Unable(_))));
+    assert_eq!(process.values("k").await, ["before"]);
+}
