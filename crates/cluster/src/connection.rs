@@ -13,6 +13,7 @@ use cartwheel_core::frame::{Frame, FrameKind};
 use cartwheel_core::wire::Pieces;
 
 use crate::outbox::Outbox;
+use crate::read_buffer::make_room;
 use crate::seams::Stream;
 
 /// Calls in flight on one connection.
@@ -21,7 +22,6 @@ const MAX_IN_FLIGHT: usize = 8192;
 const TICK: Duration = Duration::from_secs(1);
 /// A connection on which nothing arrived for so long, though it was pinged, is given up.
 const SILENCE: Duration = Duration::from_secs(3);
-const READ_BYTES: usize = 64 * 1024;
 
 /// Why a call brought no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -195,7 +195,7 @@ impl Connection {
                     }
                 }
             }
-            buffer.reserve(READ_BYTES);
+            make_room(&mut buffer);
             match reader.read_buf(&mut buffer).await {
                 Ok(0) | Err(_) => return,
                 Ok(_) => *self.heard.lock() = Instant::now(),

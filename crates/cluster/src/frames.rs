@@ -14,6 +14,7 @@ use cartwheel_core::wire::{Answer, Pieces, Refusal, Reply};
 
 use crate::http_server::take_stream;
 use crate::outbox::Outbox;
+use crate::read_buffer::make_room;
 use crate::seams::Stream;
 use crate::secret::NodeToken;
 
@@ -21,7 +22,6 @@ use crate::secret::NodeToken;
 const MAX_IN_FLIGHT: usize = 8192;
 /// A caller that has not even pinged for so long is gone.
 const SILENCE: Duration = Duration::from_secs(15);
-const READ_BYTES: usize = 64 * 1024;
 
 /// Answers calls.
 pub trait Handler: Send + Sync + 'static {
@@ -150,7 +150,7 @@ async fn read<H: Handler>(
                 }
             }
         }
-        buffer.reserve(READ_BYTES);
+        make_room(&mut buffer);
         match tokio::time::timeout(SILENCE, reader.read_buf(&mut buffer)).await {
             Ok(Ok(n)) if n > 0 => {}
             _ => return,

@@ -10,6 +10,7 @@ pub mod http_server;
 pub mod membership;
 mod outbox;
 pub mod peer;
+mod read_buffer;
 pub mod seams;
 pub mod secret;
 
