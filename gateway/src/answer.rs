@@ -1,5 +1,6 @@
 //! Successful answers to data requests: status, headers and body from what the quorum said. Pure.
 
+use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -7,6 +8,7 @@ use axum::body::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
@@ -85,8 +87,8 @@ pub fn read_answer(
     precondition: &Precondition,
     sibling: Option<&str>,
 ) -> Result<Response<Body>, Problem> {
-    let siblings = container.siblings();
-    let set_tag = etag(siblings.iter().map(|s| &s.dot));
+    let set_tag = etag(container.siblings().iter().map(|s| &s.dot));
+    let siblings = distinct(container.siblings());
     let exists = siblings.iter().any(|s| !s.version.value.is_deleted());
     let matches = |tags: &Tags| match tags {
         Tags::Any => exists,
@@ -103,23 +105,42 @@ pub fn read_answer(
         _ => {}
     }
     if let Some(wanted) = sibling {
-        let found =
-            siblings.iter().find(|s| etag([&s.dot]) == wanted).ok_or_else(Problem::no_such_sibling)?;
+        let found = container
+            .siblings()
+            .iter()
+            .find(|s| etag([&s.dot]) == wanted)
+            .ok_or_else(Problem::no_such_sibling)?;
         return Ok(one(found, form));
     }
-    Ok(match siblings {
-        _ if !exists => gone(siblings),
-        [only] => one(only, form),
+    Ok(match siblings.as_slice() {
+        _ if !exists => gone(&siblings, &set_tag),
+        [only] => {
+            let mut response = one(only, form);
+            put_header(response.headers_mut(), "etag", &set_tag);
+            response
+        }
         several => many(several, &set_tag, form),
     })
 }
 
+/// The siblings, each write once: one whose minter fell silent may have been minted by two nodes. The clock
+/// and the entity tag of the set hold both.
+fn distinct(siblings: &[Sibling<Version>]) -> Vec<&Sibling<Version>> {
+    let mut distinct: Vec<&Sibling<Version>> = Vec::with_capacity(siblings.len());
+    for sibling in siblings {
+        if distinct.iter().all(|s| s.version.request != sibling.version.request) {
+            distinct.push(sibling);
+        }
+    }
+    distinct
+}
+
 /// 404: never seen, or deleted.
-fn gone(siblings: &[Sibling<Version>]) -> Response<Body> {
+fn gone(siblings: &[&Sibling<Version>], set_tag: &str) -> Response<Body> {
     let mut response = Problem::not_found(!siblings.is_empty()).into_response();
     if !siblings.is_empty() {
         put_header(response.headers_mut(), "cartwheel-deleted", "?1");
-        put_header(response.headers_mut(), "etag", &etag(siblings.iter().map(|s| &s.dot)));
+        put_header(response.headers_mut(), "etag", set_tag);
     }
     response
 }
@@ -169,16 +190,18 @@ fn http_date(ms: u64) -> String {
 }
 
 /// 300 with all siblings, in the form that the client asked for.
-fn many(siblings: &[Sibling<Version>], set_tag: &str, form: Form) -> Response<Body> {
+fn many(siblings: &[&Sibling<Version>], set_tag: &str, form: Form) -> Response<Body> {
     let (content_type, body) = if form.json { as_json(siblings) } else { as_multipart(siblings) };
-    let mut response = Response::new(if form.head { Body::empty() } else { Body::from(body) });
+    // Without the values the length is not known, and none is better than a wrong one.
+    let unsaid = || Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
+    let mut response = Response::new(if form.head { unsaid() } else { Body::from(body) });
     *response.status_mut() = StatusCode::MULTIPLE_CHOICES;
     put_header(response.headers_mut(), "content-type", &content_type);
     put_header(response.headers_mut(), "etag", set_tag);
     response
 }
 
-fn as_multipart(siblings: &[Sibling<Version>]) -> (String, Bytes) {
+fn as_multipart(siblings: &[&Sibling<Version>]) -> (String, Bytes) {
     let boundary = boundary(siblings);
     let mut body = BytesMut::new();
     for sibling in siblings {
@@ -203,14 +226,14 @@ fn as_multipart(siblings: &[Sibling<Version>]) -> (String, Bytes) {
 }
 
 /// A boundary that stands in none of the values.
-fn boundary(siblings: &[Sibling<Version>]) -> String {
+fn boundary(siblings: &[&Sibling<Version>]) -> String {
     let mut seed = 0_u64;
     for sibling in siblings {
         seed = seed.rotate_left(7) ^ checksum(sibling.dot.to_string().as_bytes());
     }
     loop {
         let boundary = format!("cartwheel-{seed:016x}");
-        let stands_in = |s: &Sibling<Version>| match &s.version.value {
+        let stands_in = |s: &&Sibling<Version>| match &s.version.value {
             Value::Present(bytes) => bytes.windows(boundary.len()).any(|w| w == boundary.as_bytes()),
             _ => false,
         };
@@ -237,11 +260,12 @@ struct JsonSibling {
     value_base64: Option<String>,
 }
 
-fn as_json(siblings: &[Sibling<Version>]) -> (String, Bytes) {
+fn as_json(siblings: &[&Sibling<Version>]) -> (String, Bytes) {
     let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
     let list: Vec<JsonSibling> = siblings
         .iter()
-        .map(|Sibling { dot, version }| {
+        .map(|sibling| {
+            let Sibling { dot, version } = *sibling;
             let (value, value_base64) = match &version.value {
                 Value::Present(bytes) => match std::str::from_utf8(bytes) {
                     Ok(text) => (Some(text.to_owned()), None),
@@ -353,10 +377,22 @@ mod tests {
     #[test]
     fn a_boundary_never_stands_in_a_value() {
         let plain = container(&[Some("x"), Some("y")]);
-        let first = boundary(plain.siblings());
+        let first = boundary(&distinct(plain.siblings()));
         let value: &'static str = Box::leak(first.clone().into_boxed_str());
         let awkward = container(&[Some(value), Some("y")]);
-        assert_ne!(boundary(awkward.siblings()), first);
+        assert_ne!(boundary(&distinct(awkward.siblings())), first);
+    }
+
+    #[test]
+    fn a_write_minted_twice_is_shown_once() {
+        let mut twice = container(&[Some("one")]);
+        let version = twice.siblings()[0].version.clone();
+        let dot = Dot { actor: Actor::parse("b.1").unwrap(), n: 1 };
+        twice.sync(Container::delta(&Clock::new(), dot, version));
+        let response = read_answer(&twice, FORM, &Precondition::None, None).unwrap();
+        assert_eq!(response.status(), 200);
+        let set_tag = etag(twice.siblings().iter().map(|s| &s.dot));
+        assert_eq!(response.headers()["etag"], set_tag.as_str(), "what a replica compares If-Match with");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
 use cartwheel_core::clock::Clock;
@@ -13,6 +13,7 @@ use cartwheel_core::hash::{KeyHash, request_id};
 use cartwheel_core::names::{Key, Namespace};
 use cartwheel_core::quorum::{Applied, Tally};
 use cartwheel_core::record::{Value, Version};
+use cartwheel_core::wire::Precondition;
 
 use crate::Shared;
 use crate::answer::{Form, QuorumMet, put_header, read_answer, server_timing, write_answer};
@@ -34,7 +35,7 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
         Method::GET | Method::HEAD => read(&shared, &parts, arrived).await,
         Method::PUT => write(&shared, &parts, Some(body), arrived).await,
         Method::DELETE => write(&shared, &parts, None, arrived).await,
-        _ => Err(Problem::method_not_allowed()),
+        _ => Err(Problem::method_not_allowed("GET, HEAD, PUT, DELETE")),
     };
     outcome.unwrap_or_else(Problem::into_response)
 }
@@ -61,7 +62,7 @@ fn common(shared: &Shared, parts: &Parts, operation: Operation) -> Result<Common
 }
 
 async fn read(shared: &Shared, parts: &Parts, arrived: Instant) -> Result<Response<Body>, Problem> {
-    let Common { namespace, key, hash, query, context, .. } = common(shared, parts, Operation::Read)?;
+    let Common { namespace, key, hash, query, settings, context } = common(shared, parts, Operation::Read)?;
     let precondition = parse_precondition(&parts.headers)?;
     let form = Form { json: wants_json(&parts.headers), head: parts.method == Method::HEAD };
     let _permit = shared.permit()?;
@@ -75,7 +76,13 @@ async fn read(shared: &Shared, parts: &Parts, arrived: Instant) -> Result<Respon
         deadline: arrived + query.deadline,
     };
     let asked = Instant::now();
-    let seen = get(shared, &read).await?;
+    let seen = match get(shared, &read).await {
+        Ok(seen) => seen,
+        Err(problem) => {
+            let missed = problem.quorum.as_ref().map(|missed| read_met(settings.n, read.r, missed.got));
+            return Ok(refusal(problem, missed, arrived, asked));
+        }
+    };
     let waited = asked.elapsed();
     let mut response = match read_answer(&seen.container, form, &precondition, query.sibling.as_deref()) {
         Ok(response) => response,
@@ -86,6 +93,22 @@ async fn read(shared: &Shared, parts: &Parts, arrived: Instant) -> Result<Respon
     Ok(response)
 }
 
+fn read_met(n: usize, required: usize, answered: usize) -> QuorumMet {
+    let tally = Tally { home: answered, fallback: 0 };
+    QuorumMet { op: "read", n, required, tally, durability: None }
+}
+
+/// A refusal, with what every answer has that replicas had a part in.
+fn refusal(problem: Problem, met: Option<QuorumMet>, arrived: Instant, asked: Instant) -> Response<Body> {
+    let mut response = problem.into_response();
+    if let Some(met) = met {
+        let headers = response.headers_mut();
+        headers.insert("quorum", met.header());
+        headers.insert("server-timing", server_timing(arrived.elapsed(), asked.elapsed()));
+    }
+    response
+}
+
 /// The headers that every answer to a read has.
 fn finish_read(shared: &Shared, read: &Read, seen: &Seen, response: &mut Response<Body>) {
     let headers = response.headers_mut();
@@ -93,9 +116,7 @@ fn finish_read(shared: &Shared, read: &Read, seen: &Seen, response: &mut Respons
         let clock = shared.clock_key.sign(&read.namespace, &read.key, seen.container.seen());
         put_header(headers, "vector-clock", &clock);
     }
-    let tally = Tally { home: seen.answered, fallback: 0 };
-    let met = QuorumMet { op: "read", n: seen.n, required: read.r, tally, durability: None };
-    headers.insert("quorum", met.header());
+    headers.insert("quorum", read_met(seen.n, read.r, seen.answered).header());
     if seen.below_floor {
         headers.insert("stale", HeaderValue::from_static("?1"));
     }
@@ -155,18 +176,28 @@ async fn write(
     };
     let written = match put(shared, &write).await {
         Ok(written) => written,
-        Err(unwritten) => return Err(explain(shared, &write, unwritten)),
+        Err(unwritten) => {
+            let problem = explain(shared, &write, unwritten);
+            // A refusal by the replica that was to mint counts nobody.
+            let home = problem.quorum.as_ref().map_or(0, |missed| missed.got);
+            let tally = Tally { home, fallback: 0 };
+            let met = QuorumMet { op: "write", n: settings.n, required: write.w, tally, durability: None };
+            let reached = problem.quorum.is_some() || problem.clock.is_some();
+            return Ok(refusal(problem, reached.then_some(met), arrived, asked));
+        }
     };
     let waited = asked.elapsed();
+    let mut seen = context;
+    seen.insert(&written.dot);
     let mut response = if query.return_value {
-        return_value(shared, parts, Read { values: true, ..read }, &written).await?
+        // What is returned holds this write, however few replicas are read.
+        let read = Read { values: true, floor: seen.clone(), ..read };
+        return_value(shared, parts, read, &written).await?
     } else {
         write_answer(&written.dot)
     };
     let headers = response.headers_mut();
     if !headers.contains_key("vector-clock") {
-        let mut seen = context;
-        seen.insert(&written.dot);
         put_header(headers, "vector-clock", &shared.clock_key.sign(&write.namespace, &write.key, &seen));
     }
     let Written { n, tally, reached, .. } = written;
@@ -192,7 +223,8 @@ fn version(
     Version { value, written_ms: shared.seams.clock.now_ms(), request, context, content_type, meta }
 }
 
-/// `return=value`: 200 with what a quorum read sees after the write, and that read's clock.
+/// `return=value`: 200 with what a quorum read sees after the write, and that read's clock. Where nothing but
+/// deletions is left, 204.
 async fn return_value(
     shared: &Shared,
     parts: &Parts,
@@ -200,9 +232,16 @@ async fn return_value(
     written: &Written,
 ) -> Result<Response<Body>, Problem> {
     let seen = get(shared, &read).await.map_err(|problem| problem.applied(Applied::Unknown))?;
-    let form = Form { json: wants_json(&parts.headers), head: false };
-    let mut response = read_answer(&seen.container, form, &cartwheel_core::wire::Precondition::None, None)?;
-    *response.status_mut() = http::StatusCode::OK;
+    let mut response = if seen.container.siblings().iter().all(|s| s.version.value.is_deleted()) {
+        let mut response = write_answer(&written.dot);
+        put_header(response.headers_mut(), "cartwheel-deleted", "?1");
+        response
+    } else {
+        let form = Form { json: wants_json(&parts.headers), head: false };
+        let mut response = read_answer(&seen.container, form, &Precondition::None, None)?;
+        *response.status_mut() = StatusCode::OK;
+        response
+    };
     finish_read(shared, &read, &seen, &mut response);
     put_header(response.headers_mut(), "dot", &written.dot.to_string());
     Ok(response)
@@ -212,11 +251,11 @@ fn explain(shared: &Shared, write: &Write, unwritten: Unwritten) -> Problem {
     let sign = |clock: &Clock| shared.clock_key.sign(&write.namespace, &write.key, clock);
     match unwritten {
         Unwritten::Problem(problem) => problem,
-        Unwritten::Precondition(clock) => {
-            Problem::precondition_failed().applied(Applied::No).with_clock(sign(&clock))
+        Unwritten::Precondition(clock, applied) => {
+            Problem::precondition_failed().applied(applied).with_clock(sign(&clock))
         }
-        Unwritten::TooManySiblings(clock) => {
-            Problem::too_many_siblings(write.max_siblings).applied(Applied::No).with_clock(sign(&clock))
+        Unwritten::TooManySiblings(clock, applied) => {
+            Problem::too_many_siblings(write.max_siblings).applied(applied).with_clock(sign(&clock))
         }
     }
 }

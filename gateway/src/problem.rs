@@ -45,6 +45,8 @@ pub struct Problem {
     pub retry_after: Option<u32>,
     /// The key's clock, signed, where the answer should carry it.
     pub clock: Option<String>,
+    /// The methods that the path takes, of a 405.
+    pub allow: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -70,6 +72,7 @@ impl Problem {
             applied: None,
             retry_after: None,
             clock: None,
+            allow: None,
         }
     }
 
@@ -96,10 +99,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "no-such-sibling", "No such sibling", detail)
     }
 
-    /// 405.
-    pub fn method_not_allowed() -> Self {
-        let detail = "keys take GET, HEAD, PUT and DELETE";
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", detail)
+    /// 405: only the methods in `allow` are taken here.
+    pub fn method_not_allowed(allow: &'static str) -> Self {
+        let detail = format!("this path takes {allow}");
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        Self { allow: Some(allow), ..Self::new(status, "method-not-allowed", "Method not allowed", detail) }
     }
 
     /// 408: the body came too slowly.
@@ -204,8 +208,8 @@ impl Problem {
         if let Some(clock) = self.clock.and_then(|clock| HeaderValue::from_str(&clock).ok()) {
             headers.insert("vector-clock", clock);
         }
-        if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, PUT, DELETE"));
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
         response
     }

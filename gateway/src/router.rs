@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::error_handling::HandleErrorLayer;
 use axum::routing::{any, get};
-use http::Request;
+use axum::{BoxError, Router};
+use http::{Method, Request};
 use tower::ServiceBuilder;
 use tower::limit::ConcurrencyLimitLayer;
-use tower::load_shed::LoadShedLayer;
+use tower::load_shed::{LoadShedLayer, error::Overloaded};
 use tower::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
+
+use cartwheel_core::quorum::Applied;
 
 use crate::Shared;
 use crate::problem::Problem;
@@ -31,8 +33,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     let room = shared.config.in_flight.saturating_mul(ROOM);
     let layers = ServiceBuilder::new()
         .layer(TraceLayer::new_for_http().make_span_with(span))
-        .layer(HandleErrorLayer::new(|_| async {
-            Problem::overloaded("too many requests are in flight").into_response()
+        .layer(HandleErrorLayer::new(|method: Method, error: BoxError| async move {
+            turned_away(&method, &error).into_response()
         }))
         .layer(LoadShedLayer::new())
         .layer(ConcurrencyLimitLayer::new(room))
@@ -47,5 +49,16 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .layer(layers)
         // Alive even when all room is taken.
         .route("/healthz", get(cluster_api::healthy))
+        .method_not_allowed_fallback(|| async { Problem::method_not_allowed("GET, HEAD").into_response() })
         .with_state(shared)
+}
+
+/// What a request gets that the layers ended: there was no room for it, or it outlived all its own limits.
+fn turned_away(method: &Method, error: &BoxError) -> Problem {
+    let (problem, applied) = if error.is::<Overloaded>() {
+        (Problem::overloaded("too many requests are in flight"), Applied::No)
+    } else {
+        (Problem::overloaded("the request took too long"), Applied::Unknown)
+    };
+    if method.is_safe() { problem } else { problem.applied(applied) }
 }

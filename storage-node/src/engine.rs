@@ -25,7 +25,7 @@ use cartwheel_core::wire::{Precondition, Refusal, Tags};
 use crate::index::{ClockIndex, Known};
 use crate::log::{Log, LogRefusal};
 use crate::memtable::{Entry, Flushed, Memtable, RecordKey};
-use crate::segments::{SegmentError, Segments, holds_all};
+use crate::segments::{SegmentError, Segments, holds_all, quietly};
 
 /// Stripes of write sequences; a power of two.
 const STRIPES: usize = 4096;
@@ -449,7 +449,7 @@ impl Engine {
         live: &Container<Brief>,
         sequence: u64,
     ) -> Result<Container<Version>, SegmentError> {
-        if let Some(row) = self.rows.get(key).await.filter(|row| row.sequence == sequence) {
+        if let Some(row) = quietly(self.rows.get(key)).await.filter(|row| row.sequence == sequence) {
             return match row.record {
                 Some(bytes) => Ok(decode(&bytes)?.container),
                 None => Ok(Container::default()),
@@ -457,7 +457,7 @@ impl Engine {
         }
         let container = self.segments.read(key, Some(live)).await?;
         let record = key.record(container.clone()).map(|record| record.encode());
-        self.rows.insert(key.clone(), Row { sequence, record }).await;
+        quietly(self.rows.insert(key.clone(), Row { sequence, record })).await;
         Ok(container)
     }
 
@@ -610,7 +610,7 @@ impl Engine {
         for (key, entry) in table.iter().filter(|(_, entry)| entry.complete) {
             let sequence = self.sequence(key.hash).load(Ordering::Acquire);
             let row = Row { sequence, record: Some(entry.record.clone()) };
-            self.rows.insert(key.clone(), row).await;
+            quietly(self.rows.insert(key.clone(), row)).await;
         }
     }
 

@@ -90,15 +90,14 @@ impl Incarnation {
                 return Ok(resumed);
             }
         }
-        let mut epoch = newest.unwrap_or(0) + 1;
-        for _ in 0..MAX_TRIES {
+        let next = newest.map_or(1, |n| n.saturating_add(1));
+        for epoch in next..next.saturating_add(MAX_TRIES) {
             let incarnation = Self { node: node.clone(), epoch, nonce: nonce.clone() };
             let body = lease(&incarnation);
             if bucket.create(&format!("{}{epoch:010}.json", prefix(node)), body.into()).await? == Created::New
             {
                 return Ok(incarnation);
             }
-            epoch += 1;
         }
         Err(BucketError::Unavailable {
             key: prefix(node),

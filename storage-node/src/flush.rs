@@ -142,7 +142,7 @@ fn build(table: &Memtable) -> Option<BuiltSegment> {
                 builder.push(key.hash, &entry.record, &record.container.map(|v| Brief::from(v)));
             }
             Err(error) => {
-                tracing::error!(%error, hash = %key.hash, "a record in memory is damaged; left out")
+                tracing::error!(%error, hash = %key.hash, "a record in memory is damaged; left out");
             }
         }
     }

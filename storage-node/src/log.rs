@@ -178,7 +178,7 @@ async fn sync(log: &Log, disk: &dyn Disk, number: u64, batch: &mut BytesMut, wai
         },
     };
     for done in waiting.drain(..) {
-        done(result.as_ref().map(|()| ()).map_err(String::as_str));
+        done(result.as_ref().copied().map_err(String::as_str));
     }
 }
 
@@ -191,7 +191,7 @@ fn put_entry(out: &mut BytesMut, record: &[u8]) {
 
 fn entry_sum(length: [u8; 4], record: &[u8]) -> u32 {
     let sum = checksum(record) ^ checksum(&length);
-    ((sum >> 32) ^ (sum & 0xffff_ffff)) as u32
+    u32::try_from((sum >> 32) ^ (sum & 0xffff_ffff)).unwrap_or(0)
 }
 
 /// What a log file holds.

@@ -69,7 +69,7 @@ pub(crate) async fn read_logs(disk: &Arc<dyn Disk>) -> std::io::Result<FoundLogs
             match Record::decode(&bytes) {
                 Ok(record) => found.records.push((record, bytes)),
                 Err(error) => {
-                    tracing::error!(%error, file = %name, "a record of the log is damaged; skipped")
+                    tracing::error!(%error, file = %name, "a record of the log is damaged; skipped");
                 }
             }
         }

@@ -4,6 +4,7 @@
 
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use moka::future::Cache;
@@ -100,6 +101,18 @@ impl Segment {
             records,
         })
     }
+}
+
+/// Awaits one of moka's futures. moka does its upkeep by the real clock, inside whichever call comes then, and
+/// wakes that call's task once for nothing; here such a wake goes nowhere, so that what tasks do and in which
+/// order never depends on how fast the machine is.
+pub(crate) async fn quietly<F: Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Pending => future.as_mut().poll(cx),
+        ready => ready,
+    })
+    .await
 }
 
 type BlockKey = (u64, u64);
@@ -214,7 +227,7 @@ impl Segments {
             }
         };
         let key = (segment.number, block.offset);
-        self.blocks.try_get_with(key, load).await.map_err(|e: Arc<SegmentError>| (*e).clone())
+        quietly(self.blocks.try_get_with(key, load)).await.map_err(|e: Arc<SegmentError>| (*e).clone())
     }
 
     /// The records of hashes `first..=last` after `after`, read outside the cache in ascending order, up to

@@ -26,7 +26,6 @@ use crate::disk::{Disk, MemoryDisk};
 use crate::engine::{Done, Engine, Found, Mint, MintRequest};
 use crate::epoch::Incarnation;
 use crate::flush::Flusher;
-use crate::log::Log;
 use crate::memtable::RecordKey;
 use crate::segments::SegmentError;
 
@@ -119,7 +118,7 @@ impl Machine {
             flushed: 0,
         };
         let (stop, stopped) = watch::channel(false);
-        Process { me, engine: recovered.engine, log: recovered.log, flusher, stop, stopped }
+        Process { me, engine: recovered.engine, flusher, stop, stopped }
     }
 }
 
@@ -127,7 +126,6 @@ impl Machine {
 pub(crate) struct Process {
     pub(crate) me: Incarnation,
     pub(crate) engine: Arc<Engine>,
-    pub(crate) log: Option<Arc<Log>>,
     pub(crate) flusher: Flusher,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) stopped: watch::Receiver<bool>,

@@ -233,6 +233,9 @@ fn nonce(seams: &Seams) -> String {
 #[derive(Debug, Clone)]
 pub struct Follower {
     view: watch::Receiver<Option<Arc<View>>>,
+    /// Rung after each new view. Who waits is woken in the order of arrival; `watch` itself wakes its
+    /// receivers in a random one, and then no simulation repeats.
+    changed: Arc<Notify>,
     nudge: Arc<Notify>,
 }
 
@@ -242,9 +245,9 @@ impl Follower {
     #[must_use]
     pub fn start(bucket: SharedBucket, seams: Seams, interval: Duration) -> Self {
         let (sender, view) = watch::channel(None);
-        let nudge = Arc::new(Notify::new());
-        tokio::spawn(follow(bucket, seams, interval, sender, Arc::clone(&nudge)));
-        Self { view, nudge }
+        let (changed, nudge) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        tokio::spawn(follow(bucket, seams, interval, sender, Arc::clone(&changed), Arc::clone(&nudge)));
+        Self { view, changed, nudge }
     }
 
     /// The newest view; `None` before the first ring document was read.
@@ -260,20 +263,30 @@ impl Follower {
 
     /// Waits for a view of at least `version`, nudging once. The caller bounds the time.
     pub async fn at_least(&self, version: u64) -> Option<Arc<View>> {
-        let mut view = self.view.clone();
-        let enough = |v: &Option<Arc<View>>| v.as_ref().is_some_and(|v| v.version() >= version);
-        if !enough(&view.borrow()) {
+        let enough = |view: &View| view.version() >= version;
+        if !self.view().is_some_and(|view| enough(&view)) {
             self.nudge();
         }
-        let found = view.wait_for(enough).await.ok()?.clone();
-        found
+        self.wait_for(enough).await
     }
 
     /// Waits for a view newer than `version`.
     pub async fn newer_than(&self, version: u64) -> Option<Arc<View>> {
-        let mut view = self.view.clone();
-        let found = view.wait_for(|v| v.as_ref().is_some_and(|v| v.version() > version)).await.ok()?.clone();
-        found
+        self.wait_for(|view| view.version() > version).await
+    }
+
+    async fn wait_for(&self, enough: impl Fn(&View) -> bool) -> Option<Arc<View>> {
+        loop {
+            // Made before the look, so that no change in between is missed.
+            let changed = self.changed.notified();
+            if let Some(view) = self.view().filter(|view| enough(view)) {
+                return Some(view);
+            }
+            if self.view.has_changed().is_err() {
+                return None;
+            }
+            changed.await;
+        }
     }
 }
 
@@ -282,6 +295,7 @@ async fn follow(
     seams: Seams,
     interval: Duration,
     sender: watch::Sender<Option<Arc<View>>>,
+    changed: Arc<Notify>,
     nudge: Arc<Notify>,
 ) {
     loop {
@@ -289,6 +303,7 @@ async fn follow(
         match read_newest(&*bucket, known).await {
             Ok(Some(document)) if document.version > known => {
                 sender.send_replace(Some(Arc::new(View::new(document))));
+                changed.notify_waiters();
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "can't read the ring document; keeping the one known"),

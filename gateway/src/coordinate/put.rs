@@ -55,10 +55,10 @@ pub(crate) struct Written {
 pub(crate) enum Unwritten {
     /// Too few replicas.
     Problem(Problem),
-    /// The precondition does not hold; the replica's clock.
-    Precondition(Clock),
-    /// Too many siblings; the replica's clock.
-    TooManySiblings(Clock),
+    /// The precondition does not hold; the replica's clock, and whether another replica may have taken it.
+    Precondition(Clock, Applied),
+    /// Too many siblings; the replica's clock, and whether another replica may have taken it.
+    TooManySiblings(Clock, Applied),
 }
 
 /// Makes the write.
@@ -105,6 +105,8 @@ struct Attempt<'a> {
     minted: Option<Minted>,
     /// What an earlier ring's attempt left; `None` on the first.
     before: Option<Option<Minted>>,
+    /// Another replica may have taken the write in: a refusal no longer means that nothing was applied.
+    doubt: bool,
 }
 
 impl<'a> Attempt<'a> {
@@ -138,6 +140,7 @@ impl<'a> Attempt<'a> {
             mint,
             minting: None,
             minted: None,
+            doubt: before.is_some(),
             before,
         })
     }
@@ -165,8 +168,10 @@ impl<'a> Attempt<'a> {
             }
             let event = match self.next_event().await {
                 Next::Event(event) => event,
+                Next::Ignored => continue,
                 Next::Ended(ended) => return ended,
             };
+            self.doubt |= matches!(event, PutEvent::MintFailed { failure: Failure::Unknown, .. });
             actions = self.machine.on(event);
         }
     }
@@ -178,7 +183,13 @@ impl<'a> Attempt<'a> {
 
     fn send_mint(&mut self, node: Node) {
         let now = Instant::now();
-        let wait = (self.write.deadline.saturating_duration_since(now) / MINT_SHARE).min(MAX_MINT_WAIT);
+        let left = self.write.deadline.saturating_duration_since(now);
+        // A bucket is slow by nature. Another mint would not be faster, and would make the value a sibling of
+        // itself; a node that is gone shows as a broken connection.
+        let wait = match self.write.durability {
+            Durability::Bucket => left,
+            Durability::Memory | Durability::Disk => (left / MINT_SHARE).min(MAX_MINT_WAIT),
+        };
         self.minting = Some((node, now + wait));
         self.targets.note(node, "asked to mint; no answer");
         self.send(node, 0, self.mint.clone(), self.write.deadline);
@@ -220,7 +231,12 @@ impl<'a> Attempt<'a> {
     }
 
     fn mint_answered(&mut self, node: Node, answer: Result<Answer, CallError>) -> Next {
+        // The late answer of a node that was given up: its dot is not the one that the others will hold.
+        if self.minting.is_none_or(|(asked, _)| asked != node) {
+            return Next::Ignored;
+        }
         let failed = |failure| Next::Event(PutEvent::MintFailed { node, failure });
+        let applied = if self.doubt { Applied::Unknown } else { Applied::No };
         let answer = match answer {
             Ok(answer) => answer,
             Err(CallError::NotSent) => {
@@ -231,9 +247,6 @@ impl<'a> Attempt<'a> {
         };
         match answer.reply {
             Reply::Minted { dot, reached, repeated } => {
-                if self.minted.is_some() {
-                    return Next::Event(PutEvent::Minted { node, reached });
-                }
                 self.targets.note(node, "acknowledged");
                 self.minting = None;
                 let delta = if repeated.is_empty() { self.encode_delta(&dot) } else { repeated };
@@ -241,10 +254,10 @@ impl<'a> Attempt<'a> {
                 Next::Event(PutEvent::Minted { node, reached })
             }
             Reply::Refused(Refusal::Precondition(clock)) => {
-                Next::Ended(Ended::Answer(Err(Unwritten::Precondition(clock))))
+                Next::Ended(Ended::Answer(Err(Unwritten::Precondition(clock, applied))))
             }
             Reply::Refused(Refusal::TooManySiblings(clock)) => {
-                Next::Ended(Ended::Answer(Err(Unwritten::TooManySiblings(clock))))
+                Next::Ended(Ended::Answer(Err(Unwritten::TooManySiblings(clock, applied))))
             }
             Reply::Refused(Refusal::StaleRing | Refusal::NotAHome)
                 if answer.ring_version > self.targets.ring_version =>
@@ -314,5 +327,6 @@ impl<'a> Attempt<'a> {
 
 enum Next {
     Event(PutEvent),
+    Ignored,
     Ended(Ended),
 }

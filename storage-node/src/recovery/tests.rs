@@ -22,7 +22,9 @@ async fn after_kill_9_all_that_was_acknowledged_on_disk_is_there() {
     let machine = Machine::with_disk();
     let mut process = machine.boot().await;
     for i in 0..60 {
-        process.put(&format!("k{}", i % 20), &i.to_string(), &Clock::new(), Durability::Disk).await;
+        // What was acknowledged in memory goes to the same log: it is there once a later write is.
+        let durability = if i % 3 == 0 { Durability::Memory } else { Durability::Disk };
+        process.put(&format!("k{}", i % 20), &i.to_string(), &Clock::new(), durability).await;
         match i {
             20 => process.flush().await,
             // Frozen, but never flushed: its records are in the log file before the newest.
@@ -52,7 +54,8 @@ async fn without_its_disk_a_node_has_all_that_was_acknowledged_in_the_bucket() {
     let process = machine.boot().await;
     let flushing = tokio::spawn(process.flusher.run(process.stopped.clone()));
     for i in 0..30 {
-        let request = mint_request("k", version(i, &Clock::new(), i.to_string().as_bytes()), Durability::Bucket);
+        let request =
+            mint_request("k", version(i, &Clock::new(), i.to_string().as_bytes()), Durability::Bucket);
         let (sender, reached) = tokio::sync::oneshot::channel();
         let mut sender = Some(sender);
         loop {

@@ -73,11 +73,29 @@ async fn bucket_is_acknowledged_once_the_put_returned() {
     let done = Box::new(move |reached| sender.send(reached).unwrap());
     let hash = crate::testing::hash("k");
     engine.replicate(hash, &record, &record.encode(), Durability::Bucket, done).unwrap();
-    until(|| faulty.injected() > injected + 2).await;
+    while faulty.injected() < injected + 3 {
+        // Each failed PUT is followed by a pause.
+        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+    }
     assert!(second.try_recv().is_err(), "every PUT failed so far");
     faulty.set(Faults::default());
     assert_eq!(second.await, Ok(Durability::Bucket));
     drop(process.stop);
+}
+
+/// The flush that is under way holds what was written before it, and no more.
+#[tokio::test]
+async fn a_flush_acknowledges_only_what_it_holds() {
+    let mut process = Machine::without_disk().boot().await;
+    let before = process.replicate(&record("k", 1), Durability::Bucket).unwrap();
+    let table = process.engine.freeze().unwrap();
+    let mut after = process.replicate(&record("k", 2), Durability::Bucket).unwrap();
+    assert!(process.flusher.flush(&table, &process.stopped).await);
+    assert_eq!(before.await, Ok(Durability::Bucket));
+    assert!(after.try_recv().is_err());
+    process.flush().await;
+    assert_eq!(after.await, Ok(Durability::Bucket));
 }
 
 #[tokio::test]

@@ -32,29 +32,58 @@ enum Seen {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Mint { key: usize, seen: Seen, big: bool, deletes: bool },
+    Mint {
+        key: usize,
+        seen: Seen,
+        big: bool,
+        deletes: bool,
+    },
     /// The nth mint of this key again.
-    Again { key: usize, nth: usize },
+    Again {
+        key: usize,
+        nth: usize,
+    },
     /// Another home mints.
-    Remote { key: usize, remote: usize, seen: Seen },
+    Remote {
+        key: usize,
+        remote: usize,
+        seen: Seen,
+    },
     /// The nth delta of another home arrives here.
-    Delta { key: usize, nth: usize, twice: bool },
+    Delta {
+        key: usize,
+        nth: usize,
+        twice: bool,
+    },
     /// Another home's whole record arrives here.
-    Whole { key: usize, remote: usize },
+    Whole {
+        key: usize,
+        remote: usize,
+    },
     /// Another home takes in what this one has.
-    Pull { key: usize, remote: usize },
-    Read { key: usize },
+    Pull {
+        key: usize,
+        remote: usize,
+    },
+    Read {
+        key: usize,
+    },
     /// A flush begins: the memtable is frozen, but still in memory.
     Freeze,
     /// The frozen memtable is in the bucket; then nothing is in memory but what came since.
     Flush,
     /// The background load of the clock index gets through one segment…
-    LoadOne { nth: usize },
+    LoadOne {
+        nth: usize,
+    },
     /// …or all of them.
     LoadAll,
     Commit,
     /// The process is killed and started again.
-    Restart { keep_disk: bool, torn: usize },
+    Restart {
+        keep_disk: bool,
+        torn: usize,
+    },
 }
 
 fn seen() -> impl Strategy<Value = Seen> {
@@ -259,7 +288,7 @@ impl World {
             Some(disk) if keep_disk => {
                 let names = disk.list().await.unwrap();
                 // The end of a write that was cut off.
-                if let Some(last) = names.iter().filter(|n| file_number(n).is_some()).next_back() {
+                if let Some(last) = names.iter().rfind(|n| file_number(n).is_some()) {
                     let file = disk.read(last).await.unwrap();
                     disk.append(last, file.slice(..torn.min(file.len()))).await.unwrap();
                 }

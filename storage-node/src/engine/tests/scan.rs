@@ -89,8 +89,7 @@ async fn every_record_comes_once_in_order_and_pages_keep_their_budget() {
             let mut found: Vec<Record> = Vec::new();
             loop {
                 let page = page(&filled.process, partition, found.last(), budget).await;
-                let without_last: usize =
-                    page.bytes - page.records.last().map_or(0, |r| r.encode().len());
+                let without_last: usize = page.bytes - page.records.last().map_or(0, |r| r.encode().len());
                 assert!(without_last < budget, "{without_last} bytes and another record");
                 found.extend(page.records);
                 if !page.more {

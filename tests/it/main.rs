@@ -1,0 +1,11 @@
+//! Integration tests over real sockets: gateways, storage nodes and object storage talk HTTP and frames on
+//! loopback, in this process (`support::cluster`) or in processes of their own (`processes`).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(missing_docs, clippy::print_stderr, reason = "test code")]
+
+mod api;
+mod bad_input;
+mod dynamo_paper;
+mod failures;
+mod processes;
+mod support;

@@ -1,0 +1,346 @@
+//! A cluster in this process: storage nodes with a runtime each, so that one can be killed without a word,
+//! and gateways, all over sockets on loopback.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use cartwheel_bucket::{FaultyBucket, SharedBucket};
+use cartwheel_cluster::membership::{self, Founding};
+use cartwheel_cluster::seams::Seams;
+use cartwheel_cluster::secret::ClusterSecret;
+use cartwheel_core::names::NodeId;
+use cartwheel_core::ring::{Member, MemberState};
+use cartwheel_gateway::{GatewayConfig, RunningGateway};
+use cartwheel_storage_node::disk::{Disk, FileDisk};
+use cartwheel_storage_node::{NodeConfig, RunningNode};
+use http::Method;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::http::Client;
+use super::store::{Kind, Store};
+use super::{PATIENCE, Port, until};
+
+/// How often processes look for a newer ring.
+const RING_INTERVAL: Duration = Duration::from_millis(60);
+/// Caches of a node: enough for any test.
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// What a cluster is to be like.
+#[derive(Debug, Clone)]
+pub(crate) struct Builder {
+    nodes: usize,
+    gateways: usize,
+    replicas: u32,
+    store: Kind,
+    flush_interval: Duration,
+    gateway: GatewayConfig,
+}
+
+impl Builder {
+    pub(crate) fn gateways(self, gateways: usize) -> Self {
+        Self { gateways, ..self }
+    }
+
+    /// N replicas, with R and W the majorities that every namespace has by default.
+    pub(crate) fn quorum(self, n: u32, r: u32, w: u32) -> Self {
+        assert_eq!((r, w), (n / 2 + 1, n / 2 + 1), "other R and W are asked for by each request");
+        Self { replicas: n, ..self }
+    }
+
+    pub(crate) fn store(self, store: Kind) -> Self {
+        Self { store, ..self }
+    }
+
+    /// Changes the gateways' configuration.
+    pub(crate) fn configure(mut self, change: impl FnOnce(&mut GatewayConfig)) -> Self {
+        change(&mut self.gateway);
+        self
+    }
+
+    /// The founded cluster, with no process running yet.
+    pub(crate) async fn found(self) -> Cluster {
+        let store = Store::start(self.store).await;
+        let bucket = store.connect().await;
+        let seams = Seams::real();
+        let secret = ClusterSecret::from_bucket(&*bucket, &*seams.random).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let nodes: Vec<Node> = (0..self.nodes)
+            .map(|at| {
+                let id = format!("node-{}", char::from(b'a' + u8::try_from(at).unwrap()));
+                Node {
+                    directory: directory.path().join(&id),
+                    id: NodeId::new(&id).unwrap(),
+                    port: Port::reserve(),
+                    life: None,
+                }
+            })
+            .collect();
+        let members = nodes
+            .iter()
+            .map(|node| Member {
+                id: node.id.clone(),
+                address: node.port.address(),
+                zone: "default".to_owned(),
+                weight: 1,
+                state: MemberState::Active,
+            })
+            .collect();
+        // Few partitions and tokens: placements are worked out quickly.
+        let founding = Founding { partitions: 64, tokens: 16, replicas: self.replicas };
+        let document = membership::found(&seams, founding, members, "a test").unwrap();
+        assert!(membership::create(&*bucket, &document).await.unwrap());
+        Cluster { builder: self, store, secret, _directory: directory, nodes, gateways: Vec::new() }
+    }
+
+    /// The cluster, serving.
+    pub(crate) async fn start(self) -> Cluster {
+        let mut cluster = self.found().await;
+        let all: Vec<usize> = (0..cluster.nodes.len()).collect();
+        cluster.start_nodes(&all).await;
+        for _ in 0..cluster.builder.gateways {
+            cluster.start_gateway().await;
+        }
+        cluster.serves().await;
+        cluster
+    }
+}
+
+/// A storage node: its place, and its life if it runs.
+#[derive(Debug)]
+struct Node {
+    id: NodeId,
+    port: Port,
+    directory: PathBuf,
+    life: Option<Life>,
+}
+
+#[derive(Debug)]
+struct Life {
+    runtime: Option<Runtime>,
+    /// Kept to the end: a node whose handle is dropped ends in good order.
+    node: Option<RunningNode>,
+}
+
+/// A test that ends in a panic leaves nodes behind; their runtimes can't be waited for in async code.
+impl Drop for Life {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A running cluster.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    builder: Builder,
+    store: Store,
+    secret: ClusterSecret,
+    _directory: TempDir,
+    nodes: Vec<Node>,
+    gateways: Vec<RunningGateway>,
+}
+
+impl Cluster {
+    /// As many storage nodes, three replicas, one gateway, an S3 server over HTTP.
+    pub(crate) fn nodes(nodes: usize) -> Builder {
+        let gateway = GatewayConfig {
+            ring_interval: RING_INTERVAL,
+            // Slow machines must not fail tests: deadlines are the tests' to name.
+            deadline: PATIENCE,
+            ..GatewayConfig::new("127.0.0.1:0".to_owned())
+        };
+        Builder {
+            nodes,
+            gateways: 1,
+            replicas: 3,
+            store: Kind::S3,
+            // What is not asked to be in the bucket stays out of it.
+            flush_interval: Duration::from_secs(3600),
+            gateway,
+        }
+    }
+
+    /// A client of the `number`th gateway.
+    pub(crate) fn gateway(&self, number: usize) -> Client {
+        Client::new(self.gateways[number].address())
+    }
+
+    /// A bucket client of its own.
+    pub(crate) async fn bucket(&self) -> SharedBucket {
+        self.store.connect().await
+    }
+
+    /// The store's faults.
+    pub(crate) fn faults(&self) -> &FaultyBucket {
+        match &self.store {
+            Store::Faulty(bucket) => bucket,
+            _ => panic!("this cluster's store has no faults"),
+        }
+    }
+
+    pub(crate) async fn start_gateway(&mut self) {
+        let (config, bucket) = (self.builder.gateway.clone(), self.store.connect().await);
+        let started = cartwheel_gateway::start(config, Seams::real(), bucket, &self.secret).await;
+        self.gateways.push(started.unwrap());
+    }
+
+    /// Waits until every gateway reaches every running node.
+    pub(crate) async fn serves(&self) {
+        for number in 0..self.gateways.len() {
+            self.gateway_reaches(number, self.running()).await;
+        }
+    }
+
+    fn running(&self) -> usize {
+        self.nodes.iter().filter(|node| node.life.is_some()).count()
+    }
+
+    /// Waits until a gateway reaches so many nodes.
+    pub(crate) async fn gateway_reaches(&self, number: usize, wanted: usize) {
+        let client = &self.gateway(number);
+        until("the gateway reaches the running nodes", || async move {
+            let answer = client.path(Method::GET, "/v1/cluster").send().await;
+            let ready = client.path(Method::GET, "/readyz").send().await.status == 200;
+            (ready && answer.status == 200 && reachable(&answer.json()) == wanted).then_some(())
+        })
+        .await;
+    }
+
+    /// `GET /v1/cluster` of a gateway.
+    pub(crate) async fn status(&self, number: usize) -> Value {
+        self.gateway(number).path(Method::GET, "/v1/cluster").gives(200).await.json()
+    }
+
+    /// `GET /v1/cluster/locate` of the first gateway.
+    pub(crate) async fn locate(&self, namespace: &str, key: &str) -> Value {
+        let path = format!("/v1/cluster/locate?namespace={namespace}&key={key}");
+        self.gateway(0).path(Method::GET, &path).gives(200).await.json()
+    }
+
+    /// The homes of a key, by the nodes' numbers, in the key's order.
+    pub(crate) async fn homes(&self, namespace: &str, key: &str) -> Vec<usize> {
+        let location = self.locate(namespace, key).await;
+        let number = |id: &Value| self.nodes.iter().position(|n| id == n.id.as_str()).unwrap();
+        location["homes"].as_array().unwrap().iter().map(number).collect()
+    }
+
+    /// The id of a node.
+    pub(crate) fn id(&self, node: usize) -> &str {
+        self.nodes[node].id.as_str()
+    }
+
+    /// The epoch that a running node mints under.
+    pub(crate) fn epoch(&self, node: usize) -> u32 {
+        self.nodes[node].life.as_ref().unwrap().node.as_ref().unwrap().incarnation().epoch
+    }
+
+    /// Starts nodes at the same time.
+    pub(crate) async fn start_nodes(&mut self, which: &[usize]) {
+        let mut starting = Vec::new();
+        for &at in which {
+            let node = &self.nodes[at];
+            assert!(node.life.is_none(), "{} runs already", node.id);
+            let config = NodeConfig {
+                cache_bytes: CACHE_BYTES,
+                flush_interval: self.builder.flush_interval,
+                ring_interval: RING_INTERVAL,
+                ..NodeConfig::new(node.id.clone(), node.port.address())
+            };
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .thread_name(node.id.as_str())
+                .enable_all()
+                .build()
+                .unwrap();
+            let (bucket, secret) = (self.store.connect().await, self.secret.clone());
+            let disk = open(&node.directory).await;
+            let started = runtime.spawn(async move {
+                cartwheel_storage_node::start(config, Seams::real(), Some(disk), bucket, &secret).await
+            });
+            starting.push((at, runtime, started));
+        }
+        for (at, runtime, started) in starting {
+            let node = started.await.unwrap().unwrap();
+            self.nodes[at].life = Some(Life { runtime: Some(runtime), node: Some(node) });
+        }
+    }
+
+    pub(crate) async fn start_node(&mut self, node: usize) {
+        self.start_nodes(&[node]).await;
+    }
+
+    /// Kills a node: its tasks and sockets are gone at once, and nothing is written or said.
+    pub(crate) async fn kill(&mut self, node: usize) {
+        let mut life = self.nodes[node].life.take().unwrap();
+        let runtime = life.runtime.take().unwrap();
+        tokio::task::spawn_blocking(move || {
+            runtime.shutdown_timeout(PATIENCE);
+            drop(life);
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Kills every node that runs.
+    pub(crate) async fn kill_all(&mut self) {
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].life.is_some() {
+                self.kill(node).await;
+            }
+        }
+    }
+
+    /// Ends a node as SIGTERM does.
+    pub(crate) async fn stop(&mut self, node: usize) {
+        let mut life = self.nodes[node].life.take().unwrap();
+        let running = life.node.take().unwrap();
+        life.runtime.as_ref().unwrap().spawn(running.shutdown()).await.unwrap();
+        drop(life);
+    }
+
+    /// Stops the world for a node: its sockets stay open and say nothing, until the guard is dropped.
+    pub(crate) fn freeze(&self, node: usize) -> Frozen {
+        let life = self.nodes[node].life.as_ref().unwrap();
+        let (thaw, frozen) = mpsc::channel::<()>();
+        let (begun, begins) = mpsc::channel::<()>();
+        // The runtime has one worker thread, and this holds it.
+        life.runtime.as_ref().unwrap().spawn(async move {
+            let _ = begun.send(());
+            let _ = frozen.recv();
+        });
+        begins.recv_timeout(PATIENCE).expect("the node's worker thread takes the task");
+        Frozen(thaw)
+    }
+
+    /// Takes a node's disk away.
+    pub(crate) fn wipe(&self, node: usize) {
+        assert!(self.nodes[node].life.is_none(), "a running node's disk can't be wiped");
+        std::fs::remove_dir_all(&self.nodes[node].directory).unwrap();
+    }
+}
+
+/// A node that does nothing until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Frozen(#[expect(dead_code, reason = "dropping it thaws the node")] mpsc::Sender<()>);
+
+/// Opens a node's disk, once the last process of that name has let go of it.
+async fn open(directory: &std::path::Path) -> Arc<dyn Disk> {
+    let opened = until("the disk is free", || async {
+        match FileDisk::open(directory) {
+            Ok(disk) => Some(disk),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
+            Err(error) => panic!("{}: {error}", directory.display()),
+        }
+    });
+    Arc::new(opened.await)
+}
+
+/// How many members `GET /v1/cluster` calls reachable.
+pub(crate) fn reachable(cluster: &Value) -> usize {
+    cluster["members"].as_array().unwrap().iter().filter(|m| m["reachable"] == true).count()
+}

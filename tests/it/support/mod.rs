@@ -1,0 +1,60 @@
+//! What the tests share: clusters, clients, and waiting for conditions.
+
+pub(crate) mod cluster;
+pub(crate) mod http;
+pub(crate) mod store;
+
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+
+pub(crate) use cluster::Cluster;
+pub(crate) use http::{Answer, Client};
+
+/// How long anything that a test waits for may take. Reached only by a test that fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(15);
+
+/// Waits until `check` gives something, and fails the test if it never does.
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let found = tokio::time::timeout(PATIENCE, async {
+        loop {
+            looks.tick().await;
+            if let Some(found) = check().await {
+                return found;
+            }
+        }
+    });
+    found.await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} in vain: {what}"))
+}
+
+/// Bounds what must not hang.
+pub(crate) async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("hangs: {what}"))
+}
+
+/// A loopback port that stays this test's for as long as the value lives: bound but not listening, so that a
+/// server can listen there, go away and come back.
+#[derive(Debug)]
+pub(crate) struct Port {
+    _reserved: tokio::net::TcpSocket,
+    address: std::net::SocketAddr,
+}
+
+impl Port {
+    pub(crate) fn reserve() -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
+        Self { _reserved: socket, address }
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub(crate) fn address(&self) -> String {
+        self.address.to_string()
+    }
+}

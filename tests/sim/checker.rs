@@ -1,0 +1,237 @@
+//! What clients were told, and whether it can all be true.
+//!
+//! Every write has a number and says in its value which writes its client had seen, directly or through what
+//! those had seen: its past. The past is tracked here too, apart from all clocks. What is checked:
+//!
+//! - an acknowledged write is never lost: each read that begins later shows it, or a value with it in its past;
+//! - a write that was answered "not applied" never shows;
+//! - a dot names one write;
+//! - no value is shown beside one that has it in its past, unless the older write was minted twice (its first
+//!   mint's answer got lost, and another node minted it again);
+//! - no answer but the expected ones, and none later than its deadline.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+/// The number of a write.
+pub type WriteId = u64;
+/// Writes that were seen.
+pub type Past = BTreeSet<WriteId>;
+
+#[derive(Debug)]
+struct Write {
+    key: String,
+    past: Past,
+    refused: bool,
+    /// The entity tags that it had: one per dot.
+    tags: BTreeSet<String>,
+}
+
+/// A value in the answer to a read.
+#[derive(Debug)]
+pub struct Shown {
+    /// Its entity tag.
+    pub tag: String,
+    /// Its dot, where the answer says it.
+    pub dot: Option<String>,
+    /// The value.
+    pub value: String,
+}
+
+/// How much happened.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Requests sent.
+    pub requests: u64,
+    /// Writes acknowledged.
+    pub acknowledged: u64,
+    /// Writes refused, surely not applied.
+    pub refused: u64,
+    /// Writes whose fate the client does not know.
+    pub unknown: u64,
+    /// Reads answered with values or their absence.
+    pub reads: u64,
+    /// Reads that no quorum answered.
+    pub unread: u64,
+    /// Answers with siblings.
+    pub conflicts: u64,
+    /// Values shown beside a later one because they were minted twice.
+    pub shown_again: u64,
+}
+
+/// All that is known of what happened.
+#[derive(Debug, Default)]
+pub struct Checker {
+    writes: BTreeMap<WriteId, Write>,
+    acknowledged: BTreeMap<String, Past>,
+    dots: BTreeMap<(String, String), WriteId>,
+    /// What can't be true.
+    pub violations: Vec<String>,
+    /// How much happened.
+    pub counts: Counts,
+}
+
+impl Checker {
+    /// A new write of `key` by a client that has seen `past`; its number and value.
+    pub fn begin(&mut self, key: &str, past: &Past) -> (WriteId, String) {
+        let id = self.writes.len() as WriteId + 1;
+        let mut value = id.to_string();
+        for seen in past {
+            let _ = write!(value, " {seen}");
+        }
+        let (key, past) = (key.to_owned(), past.clone());
+        self.writes.insert(id, Write { key, past, refused: false, tags: BTreeSet::new() });
+        (id, value)
+    }
+
+    /// A write was acknowledged.
+    pub fn acknowledged(&mut self, id: WriteId, dot: &str, tag: &str) {
+        let key = self.writes[&id].key.clone();
+        self.counts.acknowledged += 1;
+        self.name(&key, id, dot);
+        self.writes.get_mut(&id).unwrap().tags.insert(tag.to_owned());
+        self.acknowledged.entry(key).or_default().insert(id);
+    }
+
+    /// A write was refused for certain.
+    pub fn refused(&mut self, id: WriteId) {
+        self.counts.refused += 1;
+        self.writes.get_mut(&id).unwrap().refused = true;
+    }
+
+    /// What a read of `key` that begins now must show.
+    pub fn owed(&self, key: &str) -> Past {
+        self.acknowledged.get(key).cloned().unwrap_or_default()
+    }
+
+    /// A read of `key` by `who` showed this. Returns all that its client has seen now.
+    pub fn shown(&mut self, who: &str, key: &str, values: &[Shown], owed: &Past) -> Past {
+        let mut ids = Vec::new();
+        let mut seen = Past::new();
+        for shown in values {
+            let Some(id) = self.recognise(key, &shown.value) else {
+                self.violate(format!("{who} read a strange value of {key}: {:?}", shown.value));
+                continue;
+            };
+            if let Some(dot) = &shown.dot {
+                self.name(key, id, dot);
+            }
+            let write = self.writes.get_mut(&id).unwrap();
+            write.tags.insert(shown.tag.clone());
+            if write.refused {
+                self.violate(format!("{who} read write {id} of {key}, which was refused as not applied"));
+            }
+            ids.push(id);
+            seen.insert(id);
+            seen.extend(&self.writes[&id].past);
+        }
+        self.counts.conflicts += u64::from(ids.len() > 1);
+        self.check_concurrency(who, key, &ids);
+        let lost: Vec<WriteId> = owed.difference(&seen).copied().collect();
+        if !lost.is_empty() {
+            self.violate(format!("{who} read {ids:?} of {key}: acknowledged writes {lost:?} are lost"));
+        }
+        seen
+    }
+
+    fn check_concurrency(&mut self, who: &str, key: &str, ids: &[WriteId]) {
+        for (at, older) in ids.iter().enumerate() {
+            let beside = |(other, newer): (usize, &WriteId)| {
+                other != at && (newer == older && other > at || self.writes[newer].past.contains(older))
+            };
+            if !ids.iter().enumerate().any(beside) {
+                continue;
+            }
+            if self.writes[older].tags.len() > 1 {
+                self.counts.shown_again += 1;
+            } else {
+                self.violate(format!("{who} read {ids:?} of {key}: {older} stands beside a later write"));
+            }
+        }
+    }
+
+    /// Which write made this value, if one of this key did.
+    fn recognise(&self, key: &str, value: &str) -> Option<WriteId> {
+        let mut numbers = value.split(' ').map(str::parse::<WriteId>);
+        let id = numbers.next()?.ok()?;
+        let past: Past = numbers.collect::<Result<_, _>>().ok()?;
+        let write = self.writes.get(&id)?;
+        (write.key == key && write.past == past).then_some(id)
+    }
+
+    /// A dot was said to be that of write `id`.
+    fn name(&mut self, key: &str, id: WriteId, dot: &str) {
+        let known = *self.dots.entry((key.to_owned(), dot.to_owned())).or_insert(id);
+        if known != id {
+            self.violate(format!("{dot} of {key} names two writes, {known} and {id}"));
+        }
+    }
+
+    /// Something happened that may not.
+    pub fn violate(&mut self, what: String) {
+        self.violations.push(what);
+    }
+
+    /// Writes that were minted more than once.
+    pub fn minted_twice(&self) -> usize {
+        self.writes.values().filter(|w| w.tags.len() > 1).count()
+    }
+
+    /// The keys that were written.
+    pub fn keys(&self) -> BTreeSet<String> {
+        self.writes.values().map(|w| w.key.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(tag: &str, value: &str) -> Shown {
+        Shown { tag: tag.to_owned(), dot: Some(tag.to_owned()), value: value.to_owned() }
+    }
+
+    /// Two concurrent acknowledged writes, and one that has seen the first.
+    fn history() -> (Checker, [String; 3]) {
+        let mut checker = Checker::default();
+        let (a, first) = checker.begin("k", &Past::new());
+        let (b, second) = checker.begin("k", &Past::new());
+        let (c, third) = checker.begin("k", &Past::from([a]));
+        for (id, dot) in [(a, "n.1=1"), (b, "n.1=2"), (c, "n.1=3")] {
+            checker.acknowledged(id, dot, dot);
+        }
+        (checker, [first, second, third])
+    }
+
+    #[test]
+    fn a_replaced_write_is_not_lost_and_a_missing_one_is() {
+        let (mut checker, [_, second, third]) = history();
+        let owed = checker.owed("k");
+        let both = [shown("n.1=2", &second), shown("n.1=3", &third)];
+        assert_eq!(checker.shown("me", "k", &both, &owed), Past::from([1, 2, 3]));
+        assert_eq!(checker.violations, Vec::<String>::new());
+        checker.shown("me", "k", &both[1..], &owed);
+        assert_eq!(checker.violations, ["me read [3] of k: acknowledged writes [2] are lost"]);
+    }
+
+    #[test]
+    fn a_value_beside_a_later_one_is_seen_unless_it_was_minted_twice() {
+        let (mut checker, [first, _, third]) = history();
+        let both = [shown("n.1=1", &first), shown("n.1=3", &third)];
+        checker.shown("me", "k", &both, &Past::new());
+        assert_eq!(checker.violations.len(), 1);
+        let again = [shown("m.1=1", &first), shown("n.1=3", &third)];
+        checker.shown("me", "k", &again, &Past::new());
+        assert_eq!((checker.violations.len(), checker.counts.shown_again), (1, 1));
+    }
+
+    #[test]
+    fn a_dot_of_two_writes_a_refused_write_and_a_strange_value_are_seen() {
+        let (mut checker, [first, second, _]) = history();
+        checker.shown("me", "k", &[shown("n.1=2", &first)], &Past::new());
+        checker.refused(2);
+        checker.shown("me", "k", &[shown("n.1=2", &second)], &Past::new());
+        checker.shown("me", "k", &[shown("n.1=9", "9 1")], &Past::new());
+        assert_eq!(checker.violations.len(), 3, "{:?}", checker.violations);
+    }
+}
