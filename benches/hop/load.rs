@@ -16,7 +16,7 @@ pub(crate) const KEYS: u32 = 10_000;
 /// Connections that are kept busy.
 pub(crate) const CONNECTIONS: u32 = 32;
 /// Bytes of a value.
-pub(crate) const VALUE_BYTES: u64 = 1024;
+pub(crate) const VALUE_BYTES: usize = 1024;
 /// How long a flush may take after its time has come.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
@@ -63,7 +63,7 @@ fn bench_args(step: &Step, child: &Child, args: &Args) -> BenchArgs {
         gateways: vec![child.gateway.clone()],
         namespace: "hop".to_owned(),
         keys: KEYS,
-        value_size: VALUE_BYTES,
+        value_size: VALUE_BYTES as u64,
         reads,
         distribution: Distribution::Uniform,
         connections: CONNECTIONS,
@@ -95,7 +95,7 @@ fn check(report: &Value, operation: Operation) -> Result<(), String> {
     }
     let reads = report["reads"]["count"].as_u64().unwrap_or(0);
     let received = report["received_bytes"].as_u64().unwrap_or(0);
-    if operation == Operation::Get && received != reads * VALUE_BYTES {
+    if operation == Operation::Get && received != reads * VALUE_BYTES as u64 {
         return Err(format!("{reads} reads brought {received} bytes: not one value each"));
     }
     Ok(())

@@ -35,7 +35,7 @@ const BACKENDS: usize = 3;
 const NEEDED: usize = 2;
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Every value.
-static VALUE: [u8; VALUE_BYTES as usize] = [b'x'; VALUE_BYTES as usize];
+static VALUE: [u8; VALUE_BYTES] = [b'x'; VALUE_BYTES];
 
 /// A server to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

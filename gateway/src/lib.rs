@@ -8,6 +8,7 @@ mod cluster_api;
 mod config;
 mod coordinate;
 mod data;
+mod edge;
 mod latency;
 pub mod problem;
 mod repair;

@@ -5,6 +5,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
 use cartwheel_core::quorum::Applied;
+use cartwheel_core::record::MAX_SIBLING_BYTES;
 
 /// How a quorum was missed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,7 +39,7 @@ pub struct Problem {
     /// What is wrong this time, with the field and the limit.
     pub detail: String,
     /// How the quorum was missed, where it was.
-    pub quorum: Option<Missed>,
+    pub quorum: Option<Box<Missed>>,
     /// Of a write: whether it was carried out.
     pub applied: Option<Applied>,
     /// Seconds after which to try again.
@@ -115,8 +116,8 @@ impl Problem {
     /// 409: one more sibling would be too many.
     pub fn too_many_siblings(limit: u32) -> Self {
         let detail = format!(
-            "the key already has max_siblings = {limit} siblings; read it, resolve them, and write with the \
-             clock of the read"
+            "the key has as many siblings as it may (max_siblings = {limit}, or {MAX_SIBLING_BYTES} bytes of \
+             values); read it, resolve them, and write with the clock of the read"
         );
         Self::new(StatusCode::CONFLICT, "too-many-siblings", "Too many siblings", detail)
     }
@@ -167,7 +168,7 @@ impl Problem {
             let title = "Quorum not met";
             Self::new(StatusCode::SERVICE_UNAVAILABLE, "quorum-not-met", title, detail)
         };
-        Self { quorum: Some(missed), retry_after: (!late).then_some(1), ..problem }
+        Self { quorum: Some(Box::new(missed)), retry_after: (!late).then_some(1), ..problem }
     }
 
     /// The same problem of a write, with whether it was carried out.
@@ -190,7 +191,7 @@ impl Problem {
             title: self.title,
             status: self.status.as_u16(),
             detail: &self.detail,
-            quorum: self.quorum.as_ref(),
+            quorum: self.quorum.as_deref(),
             applied: self.applied.map(|applied| match applied {
                 Applied::No => "no",
                 Applied::Unknown => "unknown",

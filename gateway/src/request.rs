@@ -119,10 +119,10 @@ impl Query {
             };
             match (name, operation) {
                 ("r", _) => {
-                    query.r = parse_count(&value, settings.n).ok_or_else(|| expects(&counts(settings)))?
+                    query.r = parse_count(&value, settings.n).ok_or_else(|| expects(&counts(settings)))?;
                 }
                 ("w", _) => {
-                    query.w = parse_count(&value, settings.n).ok_or_else(|| expects(&counts(settings)))?
+                    query.w = parse_count(&value, settings.n).ok_or_else(|| expects(&counts(settings)))?;
                 }
                 ("durability", _) => {
                     query.durability = value.parse().map_err(|()| expects("memory, disk or bucket"))?;

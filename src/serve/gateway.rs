@@ -21,9 +21,9 @@ pub struct GatewayArgs {
     /// Where to listen
     #[arg(long, value_name = "HOST:PORT", env = "CARTWHEEL_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: String,
-    /// Largest value (1KiB to 64MiB)
+    /// Largest value (1KiB to 16MiB)
     #[arg(long, value_name = "SIZE", env = "CARTWHEEL_MAX_VALUE", default_value = "1MiB",
-          value_parser = crate::units::size_between(1 << 10, 64 << 20))]
+          value_parser = crate::units::size_between(1 << 10, 16 << 20))]
     pub max_value: u64,
     /// Requests worked on at once; more are refused with 503 (1 to 65536)
     #[arg(long, value_name = "COUNT", env = "CARTWHEEL_IN_FLIGHT", default_value_t = 1024,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use moka::future::Cache;
+use moka::sync::Cache;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -19,13 +19,13 @@ use cartwheel_core::container::{Container, Sibling};
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::names::{Key, Namespace};
 use cartwheel_core::quorum::Durability;
-use cartwheel_core::record::{Brief, Record, Version, etag};
+use cartwheel_core::record::{Brief, MAX_SIBLING_BYTES, Record, Version, etag};
 use cartwheel_core::wire::{Precondition, Refusal, Tags};
 
 use crate::index::{ClockIndex, Known};
 use crate::log::{Log, LogRefusal};
 use crate::memtable::{Entry, Flushed, Memtable, RecordKey};
-use crate::segments::{SegmentError, Segments, holds_all, quietly};
+use crate::segments::{SegmentError, Segments, holds_all};
 
 /// Stripes of write sequences; a power of two.
 const STRIPES: usize = 4096;
@@ -77,6 +77,23 @@ pub(crate) enum Mint {
 struct Row {
     sequence: u64,
     record: Option<Bytes>,
+    /// Is it the whole truth of the key, where memory holds nothing of it?
+    whole: bool,
+}
+
+/// A record on its way in.
+#[derive(Debug)]
+struct Incoming<'a> {
+    key: RecordKey,
+    record: &'a Record,
+    /// Its encoding.
+    bytes: &'a Bytes,
+}
+
+impl<'a> Incoming<'a> {
+    fn new(hash: KeyHash, record: &'a Record, bytes: &'a Bytes) -> Self {
+        Self { key: RecordKey::new(hash, &record.namespace, &record.key), record, bytes }
+    }
 }
 
 struct Tables {
@@ -102,9 +119,11 @@ impl Tables {
     }
 
     /// Brings index and memtable up to a record; its bytes are kept as they are where they say it all.
-    fn take_in(&mut self, key: RecordKey, record: &Record, bytes: &Bytes) {
+    /// `known` is what the index says of the key.
+    fn take_in(&mut self, known: Known, incoming: Incoming<'_>) {
+        let Incoming { key, record, bytes } = incoming;
         let brief = record.container.map(|v| Brief::from(v));
-        let (mut live, full) = match self.index.get(key.hash) {
+        let (mut live, full) = match known {
             Known::All(live) => (live, true),
             Known::AtLeast(live) => (live, false),
         };
@@ -304,7 +323,8 @@ impl Engine {
     ) -> Result<(), Refusal> {
         let mut tables = self.tables.write();
         self.check_write(durability, &tables)?;
-        self.apply(&mut tables, hash, record, bytes, durability, done);
+        let known = tables.index.get(hash);
+        self.apply(&mut tables, known, Incoming::new(hash, record, bytes), durability, done);
         self.after_write(&tables, durability);
         Ok(())
     }
@@ -329,7 +349,7 @@ impl Engine {
         }
         check_precondition(&request.precondition, &known)?;
         let context = &request.version.context;
-        if known.siblings_after(context) > request.max_siblings as usize {
+        if is_overfull(&known, request) {
             return Err(Refusal::TooManySiblings(known.into_parts().0));
         }
         let dot = known.next_dot(&self.actor, context);
@@ -340,7 +360,8 @@ impl Engine {
         };
         let bytes = delta.encode();
         let done = done(dot.clone());
-        self.apply(&mut tables, request.hash, &delta, &bytes, request.durability, done);
+        let incoming = Incoming::new(request.hash, &delta, &bytes);
+        self.apply(&mut tables, Known::All(known), incoming, request.durability, done);
         tables.remember((request.hash, request.version.request), dot);
         self.after_write(&tables, request.durability);
         Ok(Mint::Made)
@@ -356,13 +377,13 @@ impl Engine {
     fn apply(
         &self,
         tables: &mut Tables,
-        hash: KeyHash,
-        record: &Record,
-        bytes: &Bytes,
+        known: Known,
+        incoming: Incoming<'_>,
         durability: Durability,
         done: Done,
     ) {
-        tables.take_in(RecordKey::new(hash, &record.namespace, &record.key), record, bytes);
+        let bytes = incoming.bytes;
+        tables.take_in(known, incoming);
         let log = |logged: Option<crate::log::Done>| {
             if let Some(log) = &self.log {
                 log.push(bytes.clone(), logged);
@@ -388,8 +409,9 @@ impl Engine {
     /// Takes in a record found in the log at start: it is on disk already.
     pub(crate) fn replay(&self, record: &Record, bytes: &Bytes) {
         let hash = KeyHash::of(self.hash_seed, &record.namespace, &record.key);
-        let key = RecordKey::new(hash, &record.namespace, &record.key);
-        self.tables.write().take_in(key, record, bytes);
+        let mut tables = self.tables.write();
+        let known = tables.index.get(hash);
+        tables.take_in(known, Incoming::new(hash, record, bytes));
     }
 
     // ---- reads ----
@@ -403,10 +425,18 @@ impl Engine {
             Some(_) => return None,
             None => {}
         }
-        match tables.index.get(key.hash) {
-            Known::All(known) if known.seen().is_empty() => Some(Found::Absent),
-            _ => None,
+        let absent = matches!(tables.index.get(key.hash), Known::All(known) if known.seen().is_empty());
+        drop(tables);
+        if absent {
+            return Some(Found::Absent);
         }
+        let row = self.row_now(key, self.sequence(key.hash).load(Ordering::Acquire))?;
+        row.record.filter(|_| row.whole).map(Found::Record)
+    }
+
+    /// The cached row of a key, if no flush has made it old.
+    fn row_now(&self, key: &RecordKey, sequence: u64) -> Option<Row> {
+        self.rows.get(key).filter(|row| row.sequence == sequence)
     }
 
     /// What the node knows of a key, from memory or from the bucket.
@@ -449,15 +479,18 @@ impl Engine {
         live: &Container<Brief>,
         sequence: u64,
     ) -> Result<Container<Version>, SegmentError> {
-        if let Some(row) = quietly(self.rows.get(key)).await.filter(|row| row.sequence == sequence) {
+        if let Some(row) = self.row_now(key, sequence) {
             return match row.record {
                 Some(bytes) => Ok(decode(&bytes)?.container),
                 None => Ok(Container::default()),
             };
         }
-        let container = self.segments.read(key, Some(live)).await?;
+        let read = self.segments.read(key, Some(live)).await?;
+        let truth = whole(&read, live);
+        let row_whole = truth.is_some();
+        let container = truth.unwrap_or(read);
         let record = key.record(container.clone()).map(|record| record.encode());
-        quietly(self.rows.insert(key.clone(), Row { sequence, record })).await;
+        self.rows.insert(key.clone(), Row { sequence, record, whole: row_whole });
         Ok(container)
     }
 
@@ -588,7 +621,7 @@ impl Engine {
     }
 
     /// Makes a flushed memtable's segment visible, lets go of the memtable, and tells who waited.
-    pub(crate) async fn publish(&self, table: &Memtable, object: String, bytes: u64, known: (u64, u64)) {
+    pub(crate) fn publish(&self, table: &Memtable, object: String, bytes: u64, known: (u64, u64)) {
         self.segments.push(object, bytes, Some(known));
         for (key, _) in table.iter() {
             self.sequence(key.hash).fetch_add(1, Ordering::AcqRel);
@@ -602,15 +635,15 @@ impl Engine {
         for (_, flushed) in flushed {
             flushed();
         }
-        self.warm(table).await;
+        self.warm(table);
     }
 
     /// Hands the flushed rows to the row cache, which keeps those that are read often.
-    async fn warm(&self, table: &Memtable) {
+    fn warm(&self, table: &Memtable) {
         for (key, entry) in table.iter().filter(|(_, entry)| entry.complete) {
             let sequence = self.sequence(key.hash).load(Ordering::Acquire);
-            let row = Row { sequence, record: Some(entry.record.clone()) };
-            quietly(self.rows.insert(key.clone(), row)).await;
+            let row = Row { sequence, record: Some(entry.record.clone()), whole: true };
+            self.rows.insert(key.clone(), row);
         }
     }
 
@@ -682,6 +715,16 @@ pub(crate) struct Figures {
     pub(crate) row_cache_bytes: u64,
     /// Bytes in the block cache.
     pub(crate) block_cache_bytes: u64,
+}
+
+/// Would the key get more siblings, or more bytes of them, than one may have?
+fn is_overfull(known: &Container<Brief>, request: &MintRequest) -> bool {
+    let context = &request.version.context;
+    let kept = || known.siblings().iter().filter(|s| !context.contains(&s.dot));
+    let bytes: u64 = kept().map(|s| s.version.size).sum();
+    let count = kept().count();
+    count >= request.max_siblings as usize
+        || (count > 0 && bytes + request.version.value.size() > MAX_SIBLING_BYTES)
 }
 
 fn check_precondition(precondition: &Precondition, known: &Container<Brief>) -> Result<(), Refusal> {

@@ -85,7 +85,7 @@ impl Flusher {
         }
         let size = built.bytes.len() as u64;
         tracing::debug!(%object, records = built.records, bytes = size, "flushed");
-        self.engine.publish(table, object, size, (built.tail_offset, built.records)).await;
+        self.engine.publish(table, object, size, (built.tail_offset, built.records));
         self.forget_logs(table.log_number).await;
         true
     }

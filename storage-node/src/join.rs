@@ -4,13 +4,15 @@
 //! any more (nodes refuse it); from then on every write also goes to the homes to come. Only then what was
 //! written before is copied, from every home that holds it. Once all are ready, anybody completes the change.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use bytes::Bytes;
 use cartwheel_bucket::SharedBucket;
 use cartwheel_cluster::membership::{self, Follower, View};
 use cartwheel_cluster::peer::Peers;
@@ -41,6 +43,15 @@ pub(crate) struct Joiner {
     pub(crate) follower: Follower,
 }
 
+/// How far a copy has come.
+#[derive(Debug, Default)]
+struct Copied {
+    /// The partitions, and the homes (by their number in the ring) that they were copied from.
+    from: BTreeSet<(u32, u16)>,
+    /// The record taken in last.
+    last: Option<Bytes>,
+}
+
 impl Joiner {
     /// Takes part in every change until the follower ends.
     pub(crate) async fn run(self) {
@@ -60,7 +71,8 @@ impl Joiner {
     /// Retries each step until it is done; a newer ring ends it from outside.
     async fn take_part(&self, view: &View) {
         self.step("tell every member of the new ring", || self.greet(view)).await;
-        self.step("copy the partitions to come", || self.pull(view)).await;
+        let copied = Mutex::new(Copied::default());
+        self.step("copy the partitions to come", || self.pull(view, &copied)).await;
         self.step("say that this node is ready", || async {
             let done = membership::mark_ready(&*self.bucket, &self.seams, view.version(), &self.me).await;
             done.map_err(|e| e.to_string())
@@ -103,19 +115,26 @@ impl Joiner {
         Ok(())
     }
 
-    /// Copies from every home of each partition to come, and waits until it is all in the bucket.
-    async fn pull(&self, view: &View) -> Result<(), String> {
+    /// Copies from every home of each partition to come, and waits until it is all in the bucket. Goes on
+    /// where an earlier try failed.
+    async fn pull(&self, view: &View, copied: &Mutex<Copied>) -> Result<(), String> {
         let held = view.current.partitions_of(&self.me);
-        let mut last = None;
         for partition in view.next.partitions_of(&self.me) {
             if held.contains(&partition) {
                 continue;
             }
             for home in view.current.homes(partition) {
-                let Some(home) = view.current.member(*home) else { continue };
-                last = self.pull_from(view, partition, &home.address).await?.or(last);
+                let Some(member) = view.current.member(*home) else { continue };
+                if copied.lock().from.contains(&(partition, *home)) {
+                    continue;
+                }
+                let last = self.pull_from(view, partition, &member.address).await?;
+                let mut copied = copied.lock();
+                copied.last = last.or(copied.last.take());
+                copied.from.insert((partition, *home));
             }
         }
+        let last = copied.lock().last.clone();
         match last {
             None => Ok(()),
             Some(record) => self.keep(&record, Durability::Bucket).await,

@@ -1,6 +1,7 @@
 //! The write-ahead log: what was accepted since the last flush, on the local disk.
 //!
-//! Group commit without a timer: whatever queued during the last sync is the next batch. A file per memtable,
+//! Group commit without a timer: whatever queued during the last sync is the next batch. Records that nobody waits
+//! for do not start a sync by themselves: they go with the next one, or after a moment. A file per memtable,
 //! `log-{number:010}`; a file goes when its memtable is in the bucket.
 //!
 //! ```text
@@ -9,10 +10,12 @@
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use cartwheel_core::hash::checksum;
 
@@ -22,6 +25,11 @@ const MAGIC: &[u8; 8] = b"CWLOG001";
 const ENTRY_HEADER: usize = 8;
 /// Bytes that may wait for the disk before writes are refused.
 const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
+
+/// How long records that nobody waits for may wait for the disk…
+const LAZY_TIME: Duration = Duration::from_millis(20);
+/// …and how many bytes of them.
+const LAZY_BYTES: usize = 1024 * 1024;
 
 /// Called once the record is on disk, or with why it is not.
 pub(crate) type Done = Box<dyn FnOnce(Result<(), &str>) + Send>;
@@ -35,6 +43,8 @@ enum Item {
 struct Queue {
     items: Vec<Item>,
     bytes: usize,
+    /// Somebody waits for what is queued.
+    urgent: bool,
     failed: Option<String>,
     closed: bool,
 }
@@ -83,18 +93,24 @@ impl Log {
     /// Queues a record.
     pub(crate) fn push(&self, record: Bytes, done: Option<Done>) {
         let mut queue = self.queue.lock();
+        let first = queue.items.is_empty();
         queue.bytes += record.len() + ENTRY_HEADER;
+        let urgent = done.is_some() || queue.bytes > LAZY_BYTES;
+        let newly_urgent = urgent && !queue.urgent;
+        queue.urgent |= urgent;
         queue.items.push(Item::Record(record, done));
-        let first = queue.items.len() == 1;
         drop(queue);
-        if first {
+        if first || newly_urgent {
             self.wake.notify_one();
         }
     }
 
     /// What is queued from now on goes to file `number`.
     pub(crate) fn rotate(&self, number: u64) {
-        self.queue.lock().items.push(Item::Rotate(number));
+        let mut queue = self.queue.lock();
+        queue.items.push(Item::Rotate(number));
+        queue.urgent = true;
+        drop(queue);
         self.wake.notify_one();
     }
 
@@ -106,19 +122,31 @@ impl Log {
         self.queue.lock().failed.is_none()
     }
 
+    /// Waits for items: at once for urgent ones, a moment for others.
     async fn take(&self) -> Option<Vec<Item>> {
+        let mut lazy_until = None;
         loop {
             {
                 let mut queue = self.queue.lock();
-                if !queue.items.is_empty() {
+                let now = Instant::now();
+                let due = queue.urgent || queue.closed || lazy_until.is_some_and(|until| now >= until);
+                if due && !queue.items.is_empty() {
                     queue.bytes = 0;
+                    queue.urgent = false;
                     return Some(std::mem::take(&mut queue.items));
                 }
                 if queue.closed {
                     return None;
                 }
+                if !queue.items.is_empty() && lazy_until.is_none() {
+                    lazy_until = Some(now + LAZY_TIME);
+                }
             }
-            self.wake.notified().await;
+            match lazy_until {
+                // Rung by an urgent one, or the moment is over; the loop tells which.
+                Some(until) => drop(tokio::time::timeout_at(until, self.wake.notified()).await),
+                None => self.wake.notified().await,
+            }
         }
     }
 }
@@ -259,6 +287,25 @@ mod tests {
         assert_eq!(first, Replayed { records: vec![record(0), record(1), record(2)], torn: 0 });
         let second = replay(&disk.read("log-0000000004").await.unwrap());
         assert_eq!(second.records, [record(3), record(4)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn records_that_nobody_waits_for_go_with_the_next_sync_or_after_a_moment() {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
+        let log = Log::start(Arc::clone(&disk), 1);
+        log.push(record(1), None);
+        tokio::task::yield_now().await;
+        assert!(disk.list().await.unwrap().is_empty());
+        tokio::time::advance(LAZY_TIME).await;
+        while disk.list().await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        log.push(record(2), None);
+        let (sender, synced) = tokio::sync::oneshot::channel();
+        log.push(record(3), Some(Box::new(move |r| sender.send(r.is_ok()).unwrap())));
+        assert!(synced.await.unwrap());
+        let replayed = replay(&disk.read("log-0000000001").await.unwrap());
+        assert_eq!(replayed.records, [record(1), record(2), record(3)]);
     }
 
     #[tokio::test]

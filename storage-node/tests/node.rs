@@ -83,6 +83,7 @@ struct Cluster {
     peers: Peers,
     follower: Follower,
     replicas: u32,
+    flush_interval: Duration,
     nodes: Vec<RunningNode>,
 }
 
@@ -94,7 +95,8 @@ impl Cluster {
     fn over(bucket: SharedBucket, replicas: u32) -> Self {
         let peers = Peers::new(Seams::real(), secret().node_token());
         let follower = Follower::start(Arc::clone(&bucket), Seams::real(), Duration::from_millis(20));
-        Self { bucket, peers, follower, replicas, nodes: Vec::new() }
+        let flush_interval = Duration::from_millis(100);
+        Self { bucket, peers, follower, replicas, flush_interval, nodes: Vec::new() }
     }
 
     async fn start(&self, name: &str, disk: Option<Arc<dyn Disk>>) -> RunningNode {
@@ -102,7 +104,7 @@ impl Cluster {
         config.founding = Founding { partitions: 16, tokens: 64, replicas: self.replicas };
         config.ring_interval = Duration::from_millis(50);
         config.cache_bytes = 1 << 20;
-        config.flush_interval = Duration::from_millis(100);
+        config.flush_interval = self.flush_interval;
         start(config, Seams::real(), disk, Arc::clone(&self.bucket), &secret()).await.unwrap()
     }
 
@@ -147,7 +149,7 @@ fn homes(view: &View, name: &str) -> Vec<String> {
     let mut all = Vec::new();
     for ring in [&view.current, &view.next] {
         for home in ring.preference_list(hash).homes() {
-            let address = ring.member(*home).unwrap().address.clone();
+            let address = ring.member(*home).unwrap().address.to_string();
             if !all.contains(&address) {
                 all.push(address);
             }
@@ -283,6 +285,8 @@ async fn an_older_ring_is_refused_and_so_is_a_key_of_others() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_join_hold_all_that_was_acknowledged_before_they_count() {
     let mut cluster = Cluster::new(3);
+    // Nothing is flushed by age: what is in the bucket at the end was waited for.
+    cluster.flush_interval = Duration::from_secs(3600);
     for name in ["node-a", "node-b", "node-c"] {
         cluster.add(name).await;
     }
@@ -293,6 +297,14 @@ async fn nodes_that_join_hold_all_that_was_acknowledged_before_they_count() {
         let name = format!("k{}", i % 50);
         request += 1;
         expected.entry(name.clone()).or_default().push(put(&cluster, &name, request).await.1);
+    }
+    // Writes that one home alone has heard of, each home in its turn.
+    for i in 0..48 {
+        let name = format!("lone{i}");
+        request += 1;
+        let minted = mint(&name, version(request, &Clock::new(), &name), Durability::Memory);
+        let reply = cluster.call(&homes(&before, &name)[i % 3], before.version(), minted).await;
+        assert!(matches!(reply, Reply::Minted { .. }), "{reply:?}");
     }
     cluster.add("node-d").await;
     cluster.add("node-e").await;
@@ -318,6 +330,20 @@ async fn nodes_that_join_hold_all_that_was_acknowledged_before_they_count() {
         }
     }
     assert!(new_homes > 20, "{new_homes}");
+    for name in (0..48).map(|i| format!("lone{i}")) {
+        for address in homes(&after, &name).iter().filter(|a| !homes(&before, &name).contains(a)) {
+            let found = values(cluster.call(address, after.version(), read(&name)).await);
+            assert_eq!(found, *std::slice::from_ref(&name), "at {address}");
+        }
+    }
+    for name in ["node-d", "node-e"] {
+        let flushed = cluster.bucket.list(&format!("nodes/{name}/f/"), None, 1).await.unwrap();
+        assert_eq!(
+            flushed.objects.len(),
+            1,
+            "{name} said that it was ready before its copy was in the bucket"
+        );
+    }
 }
 
 /// A home to come takes writes in, and neither answers reads nor mints before it holds its range (P8).

@@ -91,7 +91,8 @@ async fn s4_3_a_write_reaches_all_n_homes_and_nobody_else() {
     let clock = agree(&cluster, "carts", "alice").await;
     assert_eq!(clock, write.dot(), "the homes have seen this write and no other");
     let status = cluster.status(0).await;
-    let keys: Vec<_> = status["members"].as_array().unwrap().iter().map(|m| m["keys"].as_u64().unwrap()).collect();
+    let keys: Vec<_> =
+        status["members"].as_array().unwrap().iter().map(|m| m["keys"].as_u64().unwrap()).collect();
     assert_eq!(keys.iter().sum::<u64>(), 3, "{keys:?}");
     assert_eq!(keys.iter().max(), Some(&1), "{keys:?}");
 }
@@ -204,9 +205,17 @@ async fn s4_5_r_and_w_are_the_requests() {
     cluster.kill(home).await;
     gateway.get("tune/a").query("r=2").gives(300).await;
     let problem = gateway.get("tune/a").query("r=all").send().await.problem(503);
-    assert_eq!((&problem["quorum"]["wanted"], &problem["quorum"]["got"]), (&json!(3), &json!(2)), "{problem}");
+    assert_eq!(
+        (&problem["quorum"]["wanted"], &problem["quorum"]["got"]),
+        (&json!(3), &json!(2)),
+        "{problem}"
+    );
     let problem = gateway.put("tune/a", "y").query("w=3").send().await.problem(503);
-    assert_eq!((&problem["quorum"]["wanted"], &problem["quorum"]["got"]), (&json!(3), &json!(2)), "{problem}");
+    assert_eq!(
+        (&problem["quorum"]["wanted"], &problem["quorum"]["got"]),
+        (&json!(3), &json!(2)),
+        "{problem}"
+    );
     assert_eq!(problem["applied"], "unknown", "two homes hold it");
     gateway.put("tune/a", "z").query("w=1").gives(204).await;
 }
@@ -224,7 +233,11 @@ async fn s5_read_repair_heals_a_stale_home() {
     cluster.start_node(home).await;
     cluster.serves().await;
     let stale = held(&cluster, "carts", "alice").await[1].clone();
-    assert_eq!(stale.as_deref(), Some(first.dot()), "the home that was away has not heard of the second write");
+    assert_eq!(
+        stale.as_deref(),
+        Some(first.dot()),
+        "the home that was away has not heard of the second write"
+    );
     let read = gateway.get("carts/alice").query("r=all").gives(200).await;
     assert_eq!(read.text(), "new");
     let healed = agree(&cluster, "carts", "alice").await;

@@ -13,7 +13,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 
 use crate::checker::{Checker, Past, Shown, WriteId};
-use crate::faults::{GATEWAY, HEALED};
+use crate::faults::{GATEWAY, HEALED, LATE, joins};
 use crate::trace::Trace;
 use crate::world::lock::Lock;
 use crate::world::{Bug, SeededRandom, pass};
@@ -30,7 +30,8 @@ const STOP: Duration = Duration::from_secs(24);
 const DEADLINE: Duration = Duration::from_secs(2);
 /// How much later than that an answer may come.
 const SLACK: Duration = Duration::from_millis(500);
-/// How long after the clients stop each key must be readable from all its homes.
+/// How long after that the late storage node may take to join, and then each key to be readable from all its
+/// homes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What all clients share.
@@ -91,7 +92,8 @@ impl Client {
 
     async fn connect(&mut self) -> Result<&mut SendRequest<Full<Bytes>>, String> {
         if self.connection.as_ref().is_none_or(SendRequest::is_closed) {
-            let stream = turmoil::net::TcpStream::connect((GATEWAY, PORT)).await.map_err(|e| e.to_string())?;
+            let stream =
+                turmoil::net::TcpStream::connect((GATEWAY, PORT)).await.map_err(|e| e.to_string())?;
             let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
             tokio::spawn(connection);
             self.connection = Some(sender);
@@ -276,6 +278,23 @@ impl Client {
         *self.shared.stopped.lock() += 1;
     }
 
+    /// Waits until the late storage node holds its share.
+    async fn see_the_join(&mut self, give_up: tokio::time::Instant) {
+        loop {
+            let answer = self.send(Method::GET, "/v1/cluster/ring", &[], "").await;
+            let ring: serde_json::Value =
+                answer.and_then(|a| serde_json::from_slice(&a.body).ok()).unwrap_or_default();
+            let mut members = ring["members"].as_array().into_iter().flatten();
+            if members.any(|member| member["id"] == LATE) {
+                return;
+            }
+            if tokio::time::Instant::now() > give_up {
+                return self.violate(&format!("{LATE} has not joined though all faults have ended"));
+            }
+            pass(Duration::from_millis(500)).await;
+        }
+    }
+
     /// Once all writers have stopped, reads every key from all its homes.
     pub async fn look_at_the_end(mut self) {
         while *self.shared.stopped.lock() < WRITERS {
@@ -283,6 +302,9 @@ impl Client {
         }
         let now = || turmoil::sim_elapsed().unwrap_or_default();
         assert!(now() > HEALED, "the writers stopped before the faults did");
+        if joins(self.shared.seed).is_some() {
+            self.see_the_join(tokio::time::Instant::now() + PATIENCE).await;
+        }
         let give_up = now() + PATIENCE;
         let keys = self.shared.checker.lock().keys();
         for key in keys {

@@ -6,8 +6,10 @@ use cartwheel_cluster::seams::Random;
 
 use crate::world::SeededRandom;
 
-/// The storage nodes.
-pub const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
+/// The storage nodes. The first three found the cluster.
+pub const NODES: [&str; 4] = ["node-a", "node-b", "node-c", LATE];
+/// The storage node that joins late, or never.
+pub const LATE: &str = "node-d";
 /// The gateway.
 pub const GATEWAY: &str = "gateway";
 
@@ -19,6 +21,11 @@ const POWER_CUT_MS: u64 = 11_000;
 const SECOND_MS: u64 = 14_000;
 /// When everything is whole again.
 pub const HEALED: Duration = Duration::from_secs(22);
+
+/// When the late storage node joins, in the midst of all faults: under every other seed.
+pub fn joins(seed: u64) -> Option<Duration> {
+    seed.is_multiple_of(2).then(|| SeededRandom::new(seed, "joins").millis(4_000..16_000))
+}
 
 /// Something that goes wrong with one storage node for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

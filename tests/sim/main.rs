@@ -31,7 +31,7 @@ const TRACE: &str = "CARTWHEEL_SIM_TRACE";
 const TEST: &str = "seeds_keep_the_promises_and_repeat";
 
 /// How many seeds run if nobody says.
-const DEFAULT_SEEDS: u64 = 5;
+const DEFAULT_SEEDS: u64 = 8;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;

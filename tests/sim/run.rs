@@ -4,18 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cartwheel_bucket::{CERTAIN, Faults, FaultyBucket, MemoryBucket, OperationFaults, SharedBucket};
+use cartwheel_cluster::membership::Founding;
 use cartwheel_cluster::seams::{Random, Seams};
 use cartwheel_cluster::secret::ClusterSecret;
 use cartwheel_core::names::NodeId;
 use cartwheel_gateway::GatewayConfig;
 use cartwheel_storage_node::NodeConfig;
 use cartwheel_storage_node::disk::Disk;
+use futures_util::FutureExt;
 use tokio::sync::Notify;
 use turmoil::Sim;
 
 use crate::checker::Checker;
 use crate::client::{Client, PORT, Shared, WRITERS};
-use crate::faults::{Event, Fault, GATEWAY, NODES, plan};
+use crate::faults::{Event, Fault, GATEWAY, HEALED, LATE, NODES, joins, plan};
 use crate::trace::Trace;
 use crate::world::lock::Lock;
 use crate::world::{Bug, SeededRandom, SimDisk, TracedBucket, pass, seams};
@@ -47,6 +49,8 @@ struct Machine {
     bucket: SharedBucket,
     faults: Arc<FaultyBucket>,
     trace: Arc<Trace>,
+    /// When it is switched on for the first time.
+    from: Duration,
     end: Notify,
 }
 
@@ -55,11 +59,16 @@ impl Machine {
         let mut config = NodeConfig::new(NodeId::new(self.name).unwrap(), format!("0.0.0.0:{NODE_PORT}"));
         config.advertise = Some(format!("{}:{NODE_PORT}", self.name));
         config.flush_interval = Duration::from_secs(3);
+        // A join asks every home of every partition in turn: few of them, so that it ends in seconds.
+        config.founding = Founding { partitions: 64, ..Founding::default() };
         config
     }
 
     /// The life of a process: starts the node, again if that fails, and ends it when told to.
     async fn live(&self) {
+        pass(self.from.saturating_sub(turmoil::sim_elapsed().unwrap_or_default())).await;
+        // What an earlier process was told and did not live to hear.
+        let _ = self.end.notified().now_or_never();
         let secret = ClusterSecret::given(SECRET);
         loop {
             let disk: Arc<dyn Disk> = self.disk.clone();
@@ -154,6 +163,7 @@ fn machine(
         bucket: Arc::new(bucket),
         faults,
         trace: Arc::clone(trace),
+        from: if name == LATE { joins(seed).unwrap_or(Duration::MAX) } else { Duration::ZERO },
         end: Notify::new(),
     };
     machine.set_bucket(false);
@@ -191,6 +201,9 @@ fn drive(
             let what = if event.begins { "begins" } else { "ends" };
             trace.line_at(sim.elapsed(), NODES[event.node], &format!("{:?} {what}", event.fault));
             apply(sim, event, machines, &mut ending);
+        }
+        if sim.elapsed() >= HEALED {
+            machines.iter().for_each(|machine| machine.faults.set(Faults::default()));
         }
         for (node, ending) in ending.iter_mut().enumerate() {
             if *ending && !sim.is_host_running(NODES[node]) {

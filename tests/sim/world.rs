@@ -65,8 +65,8 @@ pub enum Bug {
 
 /// The planted bugs by name, and what a report on each must say.
 pub const BUGS: [(&str, Bug, &str); 3] = [
-    ("whole-clock", Bug::WholeClock, "lost"),
-    ("lying-disk", Bug::LyingDisk, "lost"),
+    ("whole-clock", Bug::WholeClock, "are lost"),
+    ("lying-disk", Bug::LyingDisk, "are lost"),
     ("same-epoch", Bug::SameEpoch, "names two writes"),
 ];
 
@@ -143,11 +143,7 @@ impl Listener for SimListener {
 
 /// The seams of the host `who`.
 pub fn seams(seed: u64, who: &str) -> Seams {
-    Seams {
-        net: Arc::new(SimNet),
-        clock: Arc::new(SimClock),
-        random: Arc::new(SeededRandom::new(seed, who)),
-    }
+    Seams { net: Arc::new(SimNet), clock: Arc::new(SimClock), random: Arc::new(SeededRandom::new(seed, who)) }
 }
 
 /// A disk that takes its time, outlives its host, and is left with half an append by a crash in the middle.

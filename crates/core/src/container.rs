@@ -79,12 +79,6 @@ impl<T> Container<T> {
         Dot { actor: actor.clone(), n }
     }
 
-    /// How many siblings there would be after a write with this context.
-    #[must_use]
-    pub fn siblings_after(&self, context: &Clock) -> usize {
-        1 + self.siblings.iter().filter(|s| !context.contains(&s.dot)).count()
-    }
-
     /// Takes in all that `other` knows. A sibling stays if both have it, or if the other has never heard of
     /// its dot; `seen` becomes the union.
     pub fn sync(&mut self, other: Self) {
@@ -287,7 +281,6 @@ mod tests {
         c.sync(Container::delta(&blind, d2, "two"));
         assert_eq!(c.siblings().len(), 2);
         let saw_one: Clock = [d1].into_iter().collect();
-        assert_eq!(c.siblings_after(&saw_one), 2);
         let d3 = c.next_dot(&actor(1), &saw_one);
         c.sync(Container::delta(&saw_one, d3, "three"));
         let values: Vec<_> = c.siblings().iter().map(|s| s.version).collect();

@@ -21,6 +21,9 @@ use crate::names::{Key, Namespace};
 pub const RECORD_VERSION: u8 = 1;
 /// Most `Cartwheel-Meta-*` headers of one version.
 pub const MAX_META_PAIRS: usize = 64;
+/// Most bytes of all siblings' values of one key: a mint that would make it more is refused. Concurrent mints at
+/// several nodes can each add up to as much; frames have room for that.
+pub const MAX_SIBLING_BYTES: u64 = 16 * 1024 * 1024;
 /// Most bytes of all `Cartwheel-Meta-*` names and values of one version.
 pub const MAX_META_BYTES: usize = 4096;
 
@@ -77,11 +80,13 @@ pub struct Brief {
     pub deleted: bool,
     /// Its request id.
     pub request: u128,
+    /// The size of its value in bytes.
+    pub size: u64,
 }
 
 impl From<&Version> for Brief {
     fn from(version: &Version) -> Self {
-        Self { deleted: version.value.is_deleted(), request: version.request }
+        Self { deleted: version.value.is_deleted(), request: version.request, size: version.value.size() }
     }
 }
 
@@ -276,7 +281,8 @@ fn decode_version(reader: &mut Reader, actors: &[Actor]) -> Result<Version, Deco
 }
 
 /// The brief form of a container, as the clock index and the clock column of a segment keep it:
-/// `actor table | clock seen | varint siblings, (varint actor, varint n, u8 deleted, u128 request)…`.
+/// `actor table | clock seen | varint siblings, (varint actor, varint n, u8 deleted, u128 request,
+/// varint size)…`.
 pub fn encode_brief(out: &mut impl BufMut, brief: &Container<Brief>) {
     let actors = actors_of(brief, |_| None);
     encode_actors(out, &actors);
@@ -286,6 +292,7 @@ pub fn encode_brief(out: &mut impl BufMut, brief: &Container<Brief>) {
         put_dot(out, &s.dot, &actors);
         out.put_u8(u8::from(s.version.deleted));
         out.put_u128(s.version.request);
+        put_varint(out, s.version.size);
     }
 }
 
@@ -296,12 +303,13 @@ pub fn encode_brief(out: &mut impl BufMut, brief: &Container<Brief>) {
 pub fn decode_brief(reader: &mut Reader) -> Result<Container<Brief>, DecodeError> {
     let actors = decode_actors(reader)?;
     let seen = Clock::decode(reader, &actors)?;
-    let count = reader.count(19, "siblings")?;
+    let count = reader.count(20, "siblings")?;
     let mut siblings = Vec::with_capacity(count);
     for _ in 0..count {
         let dot = read_dot(reader, &actors)?;
         let deleted = reader.u8("deleted")? == 1;
-        siblings.push(Sibling { dot, version: Brief { deleted, request: reader.u128("request")? } });
+        let (request, size) = (reader.u128("request")?, reader.varint("size")?);
+        siblings.push(Sibling { dot, version: Brief { deleted, request, size } });
     }
     checked(seen, siblings)
 }

@@ -345,7 +345,7 @@ mod tests {
 
     fn brief(n: u64) -> Container<Brief> {
         let dot = Dot { actor: Actor::parse("node-a.1").unwrap(), n };
-        Container::delta(&Clock::new(), dot, Brief { deleted: false, request: 1 })
+        Container::delta(&Clock::new(), dot, Brief { deleted: false, request: 1, size: 10 })
     }
 
     fn build(count: u64, size: usize) -> (BuiltSegment, Vec<(KeyHash, Vec<u8>)>) {

@@ -9,7 +9,9 @@ use tokio::time::Instant;
 
 use cartwheel_cluster::membership::View;
 use cartwheel_core::hash::KeyHash;
+use cartwheel_core::names::NodeId;
 use cartwheel_core::quorum::Node;
+use cartwheel_core::ring::RingMember;
 
 use crate::Shared;
 use crate::problem::{Missed, NodeOutcome, Problem};
@@ -31,8 +33,8 @@ pub(crate) struct Targets {
 
 #[derive(Debug)]
 struct Target {
-    id: String,
-    address: String,
+    id: NodeId,
+    address: Arc<str>,
     outcome: &'static str,
 }
 
@@ -43,21 +45,21 @@ impl Targets {
         let list = view.current.preference_list(hash);
         let mut homes = Vec::with_capacity(4);
         for member in list.homes().iter().filter_map(|index| view.current.member(*index)) {
-            homes.push(number(&mut nodes, member.id.as_str(), &member.address));
+            homes.push(number(&mut nodes, member));
         }
         let mut next_homes = Vec::new();
         if view.document.has_pending_change() {
             let list = view.next.preference_list(hash);
             for member in list.homes().iter().filter_map(|index| view.next.member(*index)) {
-                next_homes.push(number(&mut nodes, member.id.as_str(), &member.address));
+                next_homes.push(number(&mut nodes, member));
             }
         }
         Self { ring_version: view.version(), nodes, homes, next_homes }
     }
 
     /// The number of the target with this id.
-    pub(crate) fn node(&self, id: &str) -> Option<Node> {
-        self.nodes.iter().position(|t| t.id == id).and_then(|at| Node::try_from(at).ok())
+    pub(crate) fn node(&self, id: &NodeId) -> Option<Node> {
+        self.nodes.iter().position(|t| t.id == *id).and_then(|at| Node::try_from(at).ok())
     }
 
     /// Where to call a target.
@@ -77,16 +79,17 @@ impl Targets {
         let nodes = self
             .nodes
             .iter()
-            .map(|t| NodeOutcome { id: t.id.clone(), outcome: t.outcome.to_owned() })
+            .map(|t| NodeOutcome { id: t.id.to_string(), outcome: t.outcome.to_owned() })
             .collect();
         Missed { wanted, got, nodes }
     }
 }
 
 /// The number of a node, added if it has none yet.
-fn number(nodes: &mut Vec<Target>, id: &str, address: &str) -> Node {
-    let at = nodes.iter().position(|t| t.id == id).unwrap_or_else(|| {
-        nodes.push(Target { id: id.to_owned(), address: address.to_owned(), outcome: "not asked" });
+fn number(nodes: &mut Vec<Target>, member: &RingMember) -> Node {
+    let at = nodes.iter().position(|t| t.id == member.id).unwrap_or_else(|| {
+        let (id, address) = (member.id.clone(), Arc::clone(&member.address));
+        nodes.push(Target { id, address, outcome: "not asked" });
         nodes.len() - 1
     });
     Node::try_from(at).unwrap_or(Node::MAX)

@@ -148,7 +148,7 @@ impl<'a> Attempt<'a> {
     fn start(&mut self) -> Vec<PutAction> {
         let Some(before) = self.before.take() else { return self.machine.start() };
         let minter = before.map(|minted| {
-            let node = self.targets.node(minted.dot.actor.node.as_str());
+            let node = self.targets.node(&minted.dot.actor.node);
             let reached = minted.reached;
             self.minted = Some(minted);
             (node, reached)
@@ -226,7 +226,7 @@ impl<'a> Attempt<'a> {
         if tag & REPLICATION == 0 {
             self.mint_answered(node, answer)
         } else {
-            self.delta_answered(node, answer)
+            self.delta_answered(node, &answer)
         }
     }
 
@@ -280,15 +280,15 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn delta_answered(&mut self, node: Node, answer: Result<Answer, CallError>) -> Next {
+    fn delta_answered(&mut self, node: Node, answer: &Result<Answer, CallError>) -> Next {
         let (outcome, event) = match answer {
             Ok(Answer { reply: Reply::Acked { reached }, .. }) => {
-                ("acknowledged", PutEvent::Acked { node, reached })
+                ("acknowledged", PutEvent::Acked { node, reached: *reached })
             }
             Ok(Answer { reply: Reply::Refused(Refusal::StaleRing | Refusal::NotAHome), ring_version })
-                if ring_version > self.targets.ring_version =>
+                if *ring_version > self.targets.ring_version =>
             {
-                return Next::Ended(Ended::NewerRing(ring_version, self.minted.take()));
+                return Next::Ended(Ended::NewerRing(*ring_version, self.minted.take()));
             }
             Ok(Answer { reply: Reply::Refused(Refusal::Overloaded), .. }) => {
                 ("overloaded", PutEvent::ReplicaFailed { node })

@@ -38,6 +38,7 @@ pub(crate) struct Builder {
     store: Kind,
     flush_interval: Duration,
     gateway: GatewayConfig,
+    founded: bool,
 }
 
 impl Builder {
@@ -53,6 +54,16 @@ impl Builder {
 
     pub(crate) fn store(self, store: Kind) -> Self {
         Self { store, ..self }
+    }
+
+    /// Without a ring document: the nodes found the cluster and join it as they come.
+    pub(crate) fn unfounded(self) -> Self {
+        Self { founded: false, ..self }
+    }
+
+    fn founding(&self) -> Founding {
+        // Few partitions and tokens: placements are worked out quickly.
+        Founding { partitions: 64, tokens: 16, replicas: self.replicas }
     }
 
     /// Changes the gateways' configuration.
@@ -89,10 +100,10 @@ impl Builder {
                 state: MemberState::Active,
             })
             .collect();
-        // Few partitions and tokens: placements are worked out quickly.
-        let founding = Founding { partitions: 64, tokens: 16, replicas: self.replicas };
-        let document = membership::found(&seams, founding, members, "a test").unwrap();
-        assert!(membership::create(&*bucket, &document).await.unwrap());
+        if self.founded {
+            let document = membership::found(&seams, self.founding(), members, "a test").unwrap();
+            assert!(membership::create(&*bucket, &document).await.unwrap());
+        }
         Cluster { builder: self, store, secret, _directory: directory, nodes, gateways: Vec::new() }
     }
 
@@ -162,6 +173,7 @@ impl Cluster {
             // What is not asked to be in the bucket stays out of it.
             flush_interval: Duration::from_secs(3600),
             gateway,
+            founded: true,
         }
     }
 
@@ -249,6 +261,7 @@ impl Cluster {
                 cache_bytes: CACHE_BYTES,
                 flush_interval: self.builder.flush_interval,
                 ring_interval: RING_INTERVAL,
+                founding: self.builder.founding(),
                 ..NodeConfig::new(node.id.clone(), node.port.address())
             };
             let runtime = tokio::runtime::Builder::new_multi_thread()

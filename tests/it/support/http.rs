@@ -280,7 +280,7 @@ impl RawAnswer {
     pub(crate) async fn read(stream: &mut TcpStream) -> Self {
         in_time("a raw answer", async {
             let mut got = Vec::new();
-            let mut buffer = [0; 4096];
+            let mut buffer = vec![0; 4096];
             loop {
                 if let Some(answer) = Self::parse(&got, false) {
                     return answer;
@@ -300,7 +300,8 @@ impl RawAnswer {
         let end = got.windows(4).position(|w| w == b"\r\n\r\n")?;
         let head = String::from_utf8_lossy(&got[..end]).to_ascii_lowercase();
         let body = got[end + 4..].to_vec();
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+        let length =
+            head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
         let bodiless = [204, 304].contains(&status);
         if !ended && !bodiless && length.is_none_or(|length| body.len() < length) {

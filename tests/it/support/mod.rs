@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod http;
+pub(crate) mod process;
 pub(crate) mod store;
 
 use std::time::Duration;
@@ -34,6 +35,25 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut chec
 /// Bounds what must not hang.
 pub(crate) async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("hangs: {what}"))
+}
+
+/// A generator with a fixed seed: the same choices in every run.
+#[derive(Debug)]
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % bound
+    }
+
+    /// In some other order.
+    pub(crate) fn shuffle<T>(&mut self, mut items: Vec<T>) -> Vec<T> {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+        items
+    }
 }
 
 /// A loopback port that stays this test's for as long as the value lives: bound but not listening, so that a

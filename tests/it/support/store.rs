@@ -81,7 +81,12 @@ impl HttpStore {
                 };
                 let server = S3Server::start(config).await.unwrap();
                 let endpoint = format!("http://{}", server.local_addr());
-                Self { endpoint, url: "s3://integration".to_owned(), ours: true, _server: Some((server, directory)) }
+                Self {
+                    endpoint,
+                    url: "s3://integration".to_owned(),
+                    ours: true,
+                    _server: Some((server, directory)),
+                }
             }
         };
         store.connect().await.ensure_exists().await.unwrap();

@@ -5,6 +5,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::assign::{Problem, assign};
 use super::quota::{Node, Quotas, quotas};
 use super::{MAX_REPLICAS, Member, MemberState, RingDocument};
+use std::sync::Arc;
+
 use crate::hash::KeyHash;
 use crate::names::NodeId;
 
@@ -17,7 +19,7 @@ pub struct RingMember {
     /// Its name.
     pub id: NodeId,
     /// `host:port`.
-    pub address: String,
+    pub address: Arc<str>,
     /// Its failure zone.
     pub zone: String,
     /// Its weight.
@@ -95,7 +97,7 @@ impl Ring {
             .filter(|m| takes_part(m))
             .map(|m| RingMember {
                 id: m.id.clone(),
-                address: m.address.clone(),
+                address: m.address.as_str().into(),
                 zone: m.zone.clone(),
                 weight: m.weight,
             })
