@@ -30,6 +30,10 @@ use report::Report;
 use server::Role;
 use steps::{STEPS, System};
 
+/// The same allocator as the binary's, so that the systems differ in what they do, not in how they allocate.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measure what an operation costs beside a bare HTTP answer and a fan-out without storage
 #[derive(Debug, Clone, Parser)]
 #[command(name = "hop")]

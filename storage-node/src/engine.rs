@@ -367,6 +367,40 @@ impl Engine {
         Ok(Mint::Made)
     }
 
+    /// Calls `done` when a version that is held is as durable as asked.
+    ///
+    /// # Errors
+    /// A refusal, if it is not held (another process may have minted it, and lost it) or can't get so far.
+    pub(crate) fn confirm(
+        &self,
+        hash: KeyHash,
+        dot: &Dot,
+        durability: Durability,
+        done: Done,
+    ) -> Result<(), Refusal> {
+        let tables = self.tables.read();
+        self.check_write(durability, &tables)?;
+        let (Known::All(known) | Known::AtLeast(known)) = tables.index.get(hash);
+        if !known.seen().contains(dot) {
+            return Err(Refusal::Unable(format!("version {dot} is not held here")));
+        }
+        match (durability, &self.log) {
+            (Durability::Memory, _) | (Durability::Disk, None) => done(Durability::Memory),
+            (Durability::Disk, Some(log)) => {
+                log.confirm(Box::new(move |result| done(reached_by_log(result.is_ok()))));
+            }
+            (Durability::Bucket, _) => match tables.memtables().filter(|table| !table.is_empty()).last() {
+                None => done(Durability::Bucket),
+                Some(table) => {
+                    let flushed = Box::new(move || done(Durability::Bucket));
+                    self.waiting.lock().push((table.log_number, flushed));
+                    self.flush_now.notify_one();
+                }
+            },
+        }
+        Ok(())
+    }
+
     fn after_write(&self, tables: &Tables, durability: Durability) {
         if durability == Durability::Bucket || tables.active.bytes() > self.config.flush_bytes {
             self.flush_now.notify_one();
@@ -395,8 +429,7 @@ impl Engine {
                 done(Durability::Memory);
             }
             Durability::Disk => {
-                let reached = |synced: bool| if synced { Durability::Disk } else { Durability::Memory };
-                log(Some(Box::new(move |result| done(reached(result.is_ok())))));
+                log(Some(Box::new(move |result| done(reached_by_log(result.is_ok())))));
             }
             Durability::Bucket => {
                 log(None);
@@ -715,6 +748,11 @@ pub(crate) struct Figures {
     pub(crate) row_cache_bytes: u64,
     /// Bytes in the block cache.
     pub(crate) block_cache_bytes: u64,
+}
+
+/// What a write has reached that the log has, or has failed to keep.
+fn reached_by_log(synced: bool) -> Durability {
+    if synced { Durability::Disk } else { Durability::Memory }
 }
 
 /// Would the key get more siblings, or more bytes of them, than one may have?

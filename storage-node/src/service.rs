@@ -182,7 +182,10 @@ impl Inner {
             return reply.refuse(Refusal::Late);
         }
         if call.ring_version < reply.version
-            && !matches!(call.request, Request::Hello | Request::Status | Request::Scan { .. })
+            && !matches!(
+                call.request,
+                Request::Hello | Request::Status | Request::Scan { .. } | Request::Confirm { .. }
+            )
         {
             return reply.refuse(Refusal::StaleRing);
         }
@@ -209,6 +212,9 @@ impl Inner {
             }
             Request::Replicate { durability, hint_for: _, record } => {
                 inner.replicate(&record, durability, call.ring_version, reply);
+            }
+            Request::Confirm { namespace, key, dot, durability } => {
+                inner.confirm(inner.hash(&namespace, &key), &dot, durability, reply);
             }
             Request::Scan { partition, after, bytes } => {
                 Self::scan(inner, partition, after, bytes, deadline, reply);
@@ -301,6 +307,17 @@ impl Inner {
         };
         let replicate = || self.engine.replicate(hash, &record, &bytes, durability, done);
         if let Err(refusal) = self.write(ring_version, hash, |range| range != Range::Foreign, replicate) {
+            reply.send(Reply::Refused(refusal));
+        }
+    }
+
+    fn confirm(&self, hash: KeyHash, dot: &Dot, durability: Durability, reply: Replying) {
+        let reply = Once::new(reply);
+        let done = {
+            let reply = reply.clone();
+            Box::new(move |reached| reply.send(Reply::Acked { reached }))
+        };
+        if let Err(refusal) = self.engine.confirm(hash, dot, durability, done) {
             reply.send(Reply::Refused(refusal));
         }
     }

@@ -62,6 +62,11 @@ pub enum PutAction {
         /// The home it stands in for.
         hint_for: Option<Node>,
     },
+    /// Ask the minter when its version is as durable as asked; its answer is an acknowledgement.
+    Confirm {
+        /// The minter.
+        node: Node,
+    },
     /// Answer the client. Given exactly once; replication may go on after it.
     Answer(PutOutcome),
 }
@@ -158,7 +163,7 @@ impl PutMachine {
         let mut actions = Vec::new();
         self.minted = true;
         if let Some(minter) = minter {
-            self.count(minter, false, reached);
+            self.minted_at(minter, None, reached, &mut actions);
         }
         self.replicate_except(minter, &mut actions);
         self.settle(&mut actions);
@@ -239,9 +244,26 @@ impl PutMachine {
         let Some((minter, hint_for)) = self.minting.filter(|(minter, _)| *minter == node) else { return };
         self.minting = None;
         self.minted = true;
-        self.count(minter, hint_for.is_some(), reached);
+        self.minted_at(minter, hint_for, reached, actions);
         self.replicate_except(hint_for.or(Some(minter)), actions);
         self.settle(actions);
+    }
+
+    /// The minter answers as soon as there is a dot, so that the delta travels while its own log or flush is
+    /// still under way; it counts once it is as durable as asked, like any replica.
+    fn minted_at(
+        &mut self,
+        minter: Node,
+        hint_for: Option<Node>,
+        reached: Durability,
+        actions: &mut Vec<PutAction>,
+    ) {
+        if reached >= self.durability {
+            self.count(minter, hint_for.is_some(), reached);
+        } else {
+            self.waiting.push((minter, hint_for));
+            actions.push(PutAction::Confirm { node: minter });
+        }
     }
 
     /// Sends the delta to all homes of both rings but the one that has it, or is stood in for by who has it.
@@ -335,6 +357,25 @@ mod tests {
         assert_eq!(m.on(PutEvent::Acked { node: 2, reached: Disk }), [done]);
         assert_eq!(m.on(PutEvent::Acked { node: 1, reached: Disk }), []);
         assert!(m.is_idle());
+    }
+
+    #[test]
+    fn the_minter_counts_once_it_is_as_durable_as_asked() {
+        let mut m = machine(&[]);
+        m.start();
+        let sent = m.on(PutEvent::Minted { node: 0, reached: Memory });
+        assert_eq!(sent, [PutAction::Confirm { node: 0 }, replicate(1), replicate(2)]);
+        assert_eq!(m.on(PutEvent::Acked { node: 1, reached: Disk }), []);
+        let tally = Tally { home: 2, fallback: 0 };
+        let done = PutAction::Answer(PutOutcome::Done { tally, reached: Disk });
+        assert_eq!(m.on(PutEvent::Acked { node: 0, reached: Disk }), [done]);
+
+        let mut m = machine(&[]);
+        m.start();
+        m.on(PutEvent::Minted { node: 0, reached: Memory });
+        m.on(PutEvent::ReplicaFailed { node: 0 });
+        m.on(PutEvent::Acked { node: 1, reached: Disk });
+        assert_eq!(m.on(PutEvent::Acked { node: 2, reached: Disk }), [done], "the others are enough");
     }
 
     #[test]

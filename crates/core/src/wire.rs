@@ -64,6 +64,17 @@ pub enum Request {
         /// The record's bytes.
         record: Bytes,
     },
+    /// Do you hold this version? The answer comes when it is as durable as asked.
+    Confirm {
+        /// The key's namespace.
+        namespace: Namespace,
+        /// The key.
+        key: Key,
+        /// The version.
+        dot: Dot,
+        /// When to answer.
+        durability: Durability,
+    },
     /// What do you hold of this key?
     Read {
         /// The key's namespace.
@@ -174,6 +185,7 @@ const READ: u8 = 3;
 const SCAN: u8 = 4;
 const HELLO: u8 = 5;
 const STATUS: u8 = 6;
+const CONFIRM: u8 = 7;
 
 fn put_tags(out: &mut BytesMut, kind: u8, tags: &Tags) {
     out.put_u8(kind);
@@ -222,6 +234,17 @@ fn read_key(reader: &mut Reader) -> Result<(Namespace, Key), DecodeError> {
     Ok((namespace, key))
 }
 
+fn put_lone_dot(out: &mut BytesMut, dot: &Dot) {
+    encode_actors(out, std::slice::from_ref(&dot.actor));
+    put_varint(out, dot.n);
+}
+
+fn read_lone_dot(reader: &mut Reader) -> Result<Dot, DecodeError> {
+    let actors: Vec<Actor> = decode_actors(reader)?;
+    let actor = actors.into_iter().next().ok_or(DecodeError::Malformed("dot"))?;
+    Ok(Dot { actor, n: reader.varint("dot")? })
+}
+
 fn read_flag(reader: &mut Reader, what: &'static str) -> Result<bool, DecodeError> {
     match reader.u8(what)? {
         0 => Ok(false),
@@ -260,6 +283,13 @@ impl Call {
                 out.put_u8(*durability as u8);
                 put_node(&mut out, hint_for.as_ref());
                 body = record.clone();
+            }
+            Request::Confirm { namespace, key, dot, durability } => {
+                tag(&mut out, CONFIRM);
+                out.put_u8(*durability as u8);
+                put_bytes(&mut out, namespace.as_bytes());
+                put_bytes(&mut out, key.as_bytes());
+                put_lone_dot(&mut out, dot);
             }
             Request::Read { namespace, key, values } => {
                 tag(&mut out, READ);
@@ -312,6 +342,13 @@ impl Call {
                 let durability = read_durability(&mut r)?;
                 let hint_for = read_node(&mut r)?;
                 Request::Replicate { durability, hint_for, record: r.rest() }
+            }
+            CONFIRM => {
+                let durability = read_durability(&mut r)?;
+                let (namespace, key) = read_key(&mut r)?;
+                let dot = read_lone_dot(&mut r)?;
+                r.end("confirm")?;
+                Request::Confirm { namespace, key, dot, durability }
             }
             READ => {
                 let values = read_flag(&mut r, "values")?;
@@ -368,8 +405,7 @@ impl Answer {
             Reply::Minted { dot, reached, repeated } => {
                 tag(&mut out, MINTED);
                 out.put_u8(*reached as u8);
-                encode_actors(&mut out, std::slice::from_ref(&dot.actor));
-                put_varint(&mut out, dot.n);
+                put_lone_dot(&mut out, dot);
                 body = repeated.clone();
             }
             Reply::Acked { reached } => {
@@ -410,10 +446,8 @@ impl Answer {
         let reply = match tag {
             MINTED => {
                 let reached = read_durability(&mut r)?;
-                let actors: Vec<Actor> = decode_actors(&mut r)?;
-                let actor = actors.into_iter().next().ok_or(DecodeError::Malformed("dot"))?;
-                let n = r.varint("dot")?;
-                Reply::Minted { dot: Dot { actor, n }, reached, repeated: r.rest() }
+                let dot = read_lone_dot(&mut r)?;
+                Reply::Minted { dot, reached, repeated: r.rest() }
             }
             ACKED => Reply::Acked { reached: read_durability(&mut r)? },
             FOUND => Reply::Found(r.rest()),
@@ -522,6 +556,12 @@ mod tests {
                 durability: Durability::Disk,
                 hint_for: Some(node),
                 record: Bytes::from_static(b"record"),
+            },
+            Request::Confirm {
+                namespace: namespace.clone(),
+                key: key.clone(),
+                dot: Dot { actor: Actor::parse("node-a.1").unwrap(), n: 4 },
+                durability: Durability::Disk,
             },
             Request::Read { namespace, key, values: true },
             Request::Scan { partition: 7, after: Some((KeyHash(9), Bytes::from_static(b"k"))), bytes: 1024 },

@@ -122,7 +122,8 @@ impl<'a> Attempt<'a> {
                 namespace: write.namespace.clone(),
                 key: write.key.clone(),
                 version: write.version.clone(),
-                durability: write.durability,
+                // The dot is all that the others wait for; how durable it is there is asked for apart.
+                durability: Durability::Memory,
                 precondition: write.precondition.clone(),
                 max_siblings: write.max_siblings,
                 hint_for: None,
@@ -163,6 +164,7 @@ impl<'a> Attempt<'a> {
                 match action {
                     PutAction::Mint { node, .. } => self.send_mint(node),
                     PutAction::Replicate { node, .. } => self.send_delta(node),
+                    PutAction::Confirm { node } => self.send_confirm(node),
                     PutAction::Answer(outcome) => return Ended::Answer(self.answer(outcome)),
                 }
             }
@@ -184,12 +186,7 @@ impl<'a> Attempt<'a> {
     fn send_mint(&mut self, node: Node) {
         let now = Instant::now();
         let left = self.write.deadline.saturating_duration_since(now);
-        // A bucket is slow by nature. Another mint would not be faster, and would make the value a sibling of
-        // itself; a node that is gone shows as a broken connection.
-        let wait = match self.write.durability {
-            Durability::Bucket => left,
-            Durability::Memory | Durability::Disk => (left / MINT_SHARE).min(MAX_MINT_WAIT),
-        };
+        let wait = (left / MINT_SHARE).min(MAX_MINT_WAIT);
         self.minting = Some((node, now + wait));
         self.targets.note(node, "asked to mint; no answer");
         self.send(node, 0, self.mint.clone(), self.write.deadline);
@@ -203,6 +200,19 @@ impl<'a> Attempt<'a> {
         };
         let call = Call { ring_version: self.targets.ring_version, request };
         self.targets.note(node, "sent the version; no answer");
+        self.send(node, REPLICATION, call.encode(), self.write.deadline);
+    }
+
+    fn send_confirm(&mut self, node: Node) {
+        let Some(minted) = &self.minted else { return };
+        let request = Request::Confirm {
+            namespace: self.write.namespace.clone(),
+            key: self.write.key.clone(),
+            dot: minted.dot.clone(),
+            durability: self.write.durability,
+        };
+        let call = Call { ring_version: self.targets.ring_version, request };
+        self.targets.note(node, "minted; not yet as durable as asked");
         self.send(node, REPLICATION, call.encode(), self.write.deadline);
     }
 
