@@ -90,7 +90,7 @@ fn format(command: &Command) -> Format {
 
 fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
     match command {
-        Command::Dev(args) => serve::dev::main(args, output),
+        Command::Dev(args) => serve::dev::main(&args, output),
         Command::StorageNode(args) => serve::storage_node::main(*args, output),
         Command::Gateway(args) => serve::gateway::main(*args, output),
         Command::Get(args) => single()?.block_on(client::get(&args, output)),

@@ -70,6 +70,7 @@ pub struct StartError {
 #[derive(Debug)]
 pub struct RunningGateway {
     address: String,
+    follower: Follower,
     stop: watch::Sender<bool>,
     ended: JoinHandle<()>,
 }
@@ -79,6 +80,11 @@ impl RunningGateway {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Waits until a ring document is found; from then on data is served. The caller bounds the time.
+    pub async fn ready(&self) {
+        self.follower.at_least(1).await;
     }
 
     /// Stops accepting, and waits for the requests in flight.
@@ -115,9 +121,9 @@ pub async fn start(
         seams,
         config,
     });
-    let limits = shared.config.limits;
+    let (limits, follower) = (shared.config.limits, shared.follower.clone());
     let (stop, stopped) = watch::channel(false);
     let ended = tokio::spawn(serve(listener, router::router(shared), limits, stopped));
     tracing::info!(%address, "gateway serves");
-    Ok(RunningGateway { address, stop, ended })
+    Ok(RunningGateway { address, follower, stop, ended })
 }

@@ -14,8 +14,8 @@ use cartwheel_core::names::NodeId;
 use cartwheel_core::ring::{Member, MemberState, RingDocument};
 use cartwheel_gateway::{GatewayConfig, RunningGateway};
 use cartwheel_s3_server::{RunningS3Server, S3Server, S3ServerConfig};
-use cartwheel_storage_node::disk::FileDisk;
-use cartwheel_storage_node::{NodeConfig, RunningNode};
+use cartwheel_storage_node::disk::{Disk, FileDisk};
+use cartwheel_storage_node::{NodeConfig, RunningNode, StartError};
 
 use super::shutdown::Signals;
 use super::{LogArgs, Outside, check_exposure, runtime, storage_node, telemetry};
@@ -64,14 +64,14 @@ pub struct DevArgs {
 ///
 /// # Errors
 /// A [`Failure`] that names the flag to look at.
-pub fn main(args: DevArgs, output: &mut Output) -> Result<Exit, Failure> {
+pub fn main(args: &DevArgs, output: &mut Output) -> Result<Exit, Failure> {
     telemetry::start(&args.log, "warn")?;
     for (flag, address) in [("--listen", args.listen), ("--s3-listen", args.s3_listen)] {
         check_exposure(flag, &address.to_string(), args.insecure, "dev is for one machine")?;
     }
     runtime()?.block_on(async {
         let signals = Signals::new()?;
-        let cluster = DevCluster::start(&args).await?;
+        let cluster = DevCluster::start(args).await?;
         output.line(&cluster.greeting())?;
         signals.then_drain(cluster.shutdown()).await;
         Ok(Exit::Done)
@@ -112,7 +112,9 @@ impl DevCluster {
         let nodes = futures_util::future::try_join_all(starting).await?;
         let mut gateways = Vec::new();
         for number in 0..args.gateways {
-            gateways.push(start_gateway(args, number, &outside).await?);
+            let gateway = start_gateway(args, number, &outside).await?;
+            gateway.ready().await;
+            gateways.push(gateway);
         }
         Ok(Self { s3, nodes, gateways, data_dir: args.data_dir.clone() })
     }
@@ -215,13 +217,28 @@ fn free_address(before: Option<&str>) -> Result<String, Failure> {
     found.map_err(|e| Failure::failed(format!("no free port on 127.0.0.1: {e}")))
 }
 
-async fn start_node(config: NodeConfig, args: &DevArgs, outside: Outside) -> Result<RunningNode, Failure> {
+/// Starts a node; if its port was taken meanwhile, at another one, which it tells the ring.
+async fn start_node(
+    mut config: NodeConfig,
+    args: &DevArgs,
+    outside: Outside,
+) -> Result<RunningNode, Failure> {
     let directory = args.data_dir.join(config.id.as_str());
     let failed = |e| Failure::failed(format!("--data-dir {}: {e}", directory.display()));
-    let disk = Arc::new(FileDisk::open(&directory).map_err(failed)?);
+    let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(&directory).map_err(failed)?);
     let Outside { seams, bucket, secret } = outside;
-    let started = cartwheel_storage_node::start(config, seams, Some(disk), bucket, &secret).await;
-    started.map_err(storage_node::explain)
+    let start = |config| {
+        let (seams, disk, bucket) = (seams.clone(), Arc::clone(&disk), Arc::clone(&bucket));
+        cartwheel_storage_node::start(config, seams, Some(disk), bucket, &secret)
+    };
+    let started = match start(config.clone()).await {
+        Err(StartError::Listen { .. }) => {
+            config.listen = "127.0.0.1:0".to_owned();
+            start(config).await
+        }
+        other => other,
+    };
+    started.map_err(|e| storage_node::explain(&e))
 }
 
 async fn start_gateway(args: &DevArgs, number: u8, outside: &Outside) -> Result<RunningGateway, Failure> {

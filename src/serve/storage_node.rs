@@ -118,14 +118,15 @@ async fn run(args: StorageNodeArgs, output: &mut Output) -> Result<Exit, Failure
         ..NodeConfig::new(args.id, args.listen)
     };
     let Outside { seams, bucket, secret } = outside;
-    let node = cartwheel_storage_node::start(config, seams, disk, bucket, &secret).await.map_err(explain)?;
+    let node = cartwheel_storage_node::start(config, seams, disk, bucket, &secret).await;
+    let node = node.map_err(|e| explain(&e))?;
     output.note(&format!("storage node {} serves at {}", node.id(), node.address()));
     signals.then_drain(node.shutdown()).await;
     Ok(Exit::Done)
 }
 
 /// A failure with the exit status that fits.
-pub(crate) fn explain(error: StartError) -> Failure {
+pub(crate) fn explain(error: &StartError) -> Failure {
     match error {
         StartError::Bucket(_) => Failure::unreachable(error.to_string()),
         _ => Failure::failed(error.to_string()),

@@ -3,7 +3,12 @@
 //! Write path: clock index → log → memtable. Read path: clock index says absent → memtable → row cache →
 //! segments through the block cache. All that decides is done under one short lock; nothing under it waits.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod scan;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -15,7 +20,7 @@ use tokio::sync::Notify;
 use cartwheel_bucket::SharedBucket;
 use cartwheel_core::clock::{Actor, Dot};
 use cartwheel_core::codec::DecodeError;
-use cartwheel_core::container::{Container, Sibling};
+use cartwheel_core::container::Container;
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::names::{Key, Namespace};
 use cartwheel_core::quorum::Durability;
@@ -24,13 +29,12 @@ use cartwheel_core::wire::{Precondition, Refusal, Tags};
 
 use crate::index::{ClockIndex, Known};
 use crate::log::{Log, LogRefusal};
-use crate::memtable::{Entry, Flushed, Memtable, RecordKey};
+use crate::memtable::{Flushed, Memtable, RecordKey};
 use crate::segments::{SegmentError, Segments, holds_all};
+use tables::{Incoming, Tables, whole};
 
 /// Stripes of write sequences; a power of two.
 const STRIPES: usize = 4096;
-/// Request ids remembered beyond those of live siblings.
-const REMEMBERED_REQUESTS: usize = 65_536;
 /// Unflushed bytes at which writes are refused, as a multiple of the flush size.
 const MAX_UNFLUSHED: usize = 4;
 
@@ -79,109 +83,6 @@ struct Row {
     record: Option<Bytes>,
     /// Is it the whole truth of the key, where memory holds nothing of it?
     whole: bool,
-}
-
-/// A record on its way in.
-#[derive(Debug)]
-struct Incoming<'a> {
-    key: RecordKey,
-    record: &'a Record,
-    /// Its encoding.
-    bytes: &'a Bytes,
-}
-
-impl<'a> Incoming<'a> {
-    fn new(hash: KeyHash, record: &'a Record, bytes: &'a Bytes) -> Self {
-        Self { key: RecordKey::new(hash, &record.namespace, &record.key), record, bytes }
-    }
-}
-
-struct Tables {
-    active: Memtable,
-    /// Being flushed.
-    frozen: Option<Arc<Memtable>>,
-    index: ClockIndex,
-    /// Request ids carried out lately and the dots they got, oldest first in `request_order`.
-    requests: HashMap<(KeyHash, u128), Dot>,
-    request_order: VecDeque<(KeyHash, u128)>,
-    /// Set when the process ends: what came in later would be on no disk and in no segment.
-    closed: bool,
-}
-
-impl Tables {
-    /// The memtables, oldest first.
-    fn memtables(&self) -> impl Iterator<Item = &Memtable> {
-        self.frozen.as_deref().into_iter().chain(std::iter::once(&self.active))
-    }
-
-    fn unflushed_bytes(&self) -> usize {
-        self.memtables().map(Memtable::bytes).sum()
-    }
-
-    /// Brings index and memtable up to a record; its bytes are kept as they are where they say it all.
-    /// `known` is what the index says of the key.
-    fn take_in(&mut self, known: Known, incoming: Incoming<'_>) {
-        let Incoming { key, record, bytes } = incoming;
-        let brief = record.container.map(|v| Brief::from(v));
-        let (mut live, full) = match known {
-            Known::All(live) => (live, true),
-            Known::AtLeast(live) => (live, false),
-        };
-        live.sync(brief);
-        let entry = if full && live.same_as(&record.container) {
-            Entry { record: bytes.clone(), complete: true }
-        } else {
-            self.merge(&key, record, full.then_some(&live))
-        };
-        self.index.set(key.hash, &if full { Known::All(live) } else { Known::AtLeast(live) });
-        self.active.insert(key, entry);
-    }
-
-    /// The entry for a record that is not all there is of its key.
-    fn merge(&self, key: &RecordKey, record: &Record, live: Option<&Container<Brief>>) -> Entry {
-        let mut merged = self.held(key);
-        merged.sync(record.container.clone());
-        let whole = live.and_then(|live| whole(&merged, live));
-        let complete = whole.is_some();
-        // Without all live siblings the entry must not claim to have seen them: a record that has seen a dot
-        // and does not hold it says that the version was replaced.
-        let container = whole.unwrap_or(merged);
-        let record = Record { namespace: record.namespace.clone(), key: record.key.clone(), container };
-        Entry { record: record.encode(), complete }
-    }
-
-    /// All that the memtables hold of a key.
-    fn held(&self, key: &RecordKey) -> Container<Version> {
-        let mut merged = Container::default();
-        for entry in self.memtables().filter_map(|table| table.get(key)) {
-            // Bytes that this process encoded or verified when they came in.
-            if let Ok(record) = Record::decode(&entry.record) {
-                merged.sync(record.container);
-            }
-        }
-        merged
-    }
-
-    fn remember(&mut self, request: (KeyHash, u128), dot: Dot) {
-        if self.request_order.len() == REMEMBERED_REQUESTS
-            && let Some(oldest) = self.request_order.pop_front()
-        {
-            self.requests.remove(&oldest);
-        }
-        self.request_order.push_back(request);
-        self.requests.insert(request, dot);
-    }
-}
-
-/// The whole truth of a key: the versions among `held` that are live, with all that was seen. `None` if one
-/// that is live is not among them.
-fn whole(held: &Container<Version>, live: &Container<Brief>) -> Option<Container<Version>> {
-    if !holds_all(held, live) {
-        return None;
-    }
-    let is_live = |s: &&Sibling<Version>| live.siblings().binary_search_by(|l| l.dot.cmp(&s.dot)).is_ok();
-    let siblings = held.siblings().iter().filter(is_live).cloned().collect();
-    Some(Container::from_parts(live.seen().clone(), siblings))
 }
 
 /// The engine of one storage node.
@@ -550,93 +451,6 @@ impl Engine {
         (tables.held(key), live)
     }
 
-    /// A page of the records with hashes `first..=last` after `after`: at least one if there is one, about
-    /// `budget` bytes, and whether there are more.
-    ///
-    /// # Errors
-    /// [`SegmentError`].
-    pub(crate) async fn scan(
-        &self,
-        first: KeyHash,
-        last: KeyHash,
-        after: Option<&RecordKey>,
-        budget: usize,
-    ) -> Result<(Vec<Bytes>, bool), SegmentError> {
-        let (mut blocks, mut bytes) = (4_usize, budget.max(1));
-        loop {
-            // Memory first: what a flush moves in between is then seen twice, never missed.
-            let mut found: BTreeMap<RecordKey, Record> = BTreeMap::new();
-            let mut add = |hash: KeyHash, bytes: &Bytes| -> Result<(), SegmentError> {
-                let record = decode(bytes)?;
-                let key = RecordKey::new(hash, &record.namespace, &record.key);
-                match found.get_mut(&key) {
-                    Some(held) => held.container.sync(record.container),
-                    None => drop(found.insert(key, record)),
-                }
-                Ok(())
-            };
-            let (held, held_bound) = self.scan_memory(first, last, after, bytes);
-            for (hash, bytes) in &held {
-                add(*hash, bytes)?;
-            }
-            let (records, bound) = self.segments.scan(first, last, after, blocks).await?;
-            let bound = [bound, held_bound].into_iter().flatten().min();
-            for bytes in records {
-                let (namespace, key) = Record::decode_key(&bytes).map_err(damaged)?;
-                let hash = KeyHash::of(self.hash_seed, &namespace, &key);
-                if (first..=last).contains(&hash) {
-                    add(hash, &bytes)?;
-                }
-            }
-            let mut page = Vec::new();
-            let (mut size, mut cut) = (0, false);
-            let within =
-                |key: &RecordKey| after.is_none_or(|a| key > a) && bound.is_none_or(|b| key.hash < b);
-            for (key, record) in &found {
-                if !within(key) {
-                    continue;
-                }
-                if !page.is_empty() && size >= budget {
-                    cut = true;
-                    break;
-                }
-                let bytes = record.encode();
-                size += bytes.len();
-                page.push(bytes);
-            }
-            let more = cut || bound.is_some();
-            if !page.is_empty() || !more {
-                return Ok((page, more));
-            }
-            (blocks, bytes) = (blocks.saturating_mul(2), bytes.saturating_mul(2));
-        }
-    }
-
-    /// About the first `bytes` bytes that each memtable holds of a range, and the hash before which that is
-    /// all they hold; `None` if that is the end of the range.
-    fn scan_memory(
-        &self,
-        first: KeyHash,
-        last: KeyHash,
-        after: Option<&RecordKey>,
-        bytes: usize,
-    ) -> (Vec<(KeyHash, Bytes)>, Option<KeyHash>) {
-        let mut found = Vec::new();
-        let mut bound: Option<KeyHash> = None;
-        for table in self.tables.read().memtables() {
-            let mut size = 0;
-            for (key, entry) in table.range(first, last, after) {
-                if size >= bytes {
-                    bound = Some(bound.map_or(key.hash, |b| b.min(key.hash)));
-                    break;
-                }
-                size += entry.record.len();
-                found.push((key.hash, entry.record.clone()));
-            }
-        }
-        (found, bound)
-    }
-
     // ---- flush ----
 
     /// Closes the active memtable, if it holds anything, and returns the oldest that is to be flushed.
@@ -789,6 +603,3 @@ fn decode(bytes: &Bytes) -> Result<Record, SegmentError> {
 fn damaged(error: DecodeError) -> SegmentError {
     SegmentError::Damaged { object: "a record".to_owned(), error }
 }
-
-#[cfg(test)]
-mod tests;

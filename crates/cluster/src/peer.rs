@@ -82,7 +82,7 @@ impl Peers {
                 connection.submit(call, patience, reply_to);
             }
             State::Opening(waiting) if waiting.len() < MAX_WAITING => {
-                waiting.push((call, deadline, reply_to))
+                waiting.push((call, deadline, reply_to));
             }
             State::Opening(_) => {
                 drop(state);

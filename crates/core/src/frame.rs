@@ -117,7 +117,8 @@ impl Frame {
 }
 
 fn fold(sum: u64) -> u32 {
-    ((sum >> 32) ^ (sum & 0xffff_ffff)) as u32
+    let [a, b, c, d, e, f, g, h] = sum.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d]) ^ u32::from_le_bytes([e, f, g, h])
 }
 
 #[cfg(test)]

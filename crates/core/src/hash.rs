@@ -37,6 +37,13 @@ impl KeyHash {
         if bits == 0 { 0 } else { u32::try_from(self.0 >> (128 - bits)).unwrap_or(0) }
     }
 
+    /// The upper and the lower 64 bits.
+    #[must_use]
+    pub fn halves(self) -> (u64, u64) {
+        let [a, b, c, d, e, f, g, h, rest @ ..] = self.0.to_be_bytes();
+        (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes(rest))
+    }
+
     /// Where in the partition's homes this key's preference list starts, so that minting is spread evenly
     /// over them. Mixed from the low half, which the partition does not use.
     #[must_use]
@@ -44,7 +51,7 @@ impl KeyHash {
         if homes == 0 {
             return 0;
         }
-        let low = u64::try_from(self.0 & u128::from(u64::MAX)).unwrap_or(0);
+        let (_, low) = self.halves();
         let mixed = xxh3_64_with_seed(&low.to_be_bytes(), 0x726f_7461_7465);
         usize::try_from(mixed % homes as u64).unwrap_or(0)
     }

@@ -395,7 +395,7 @@ mod tests {
         let head = r.without_values();
         assert_eq!(Record::decode(&head.encode()).unwrap(), head);
         assert!(head.encode().len() < r.encode().len());
-        assert_eq!(Record::decode_key(&r.encode()).unwrap(), (r.namespace.clone(), r.key.clone()));
+        assert_eq!(Record::decode_key(&r.encode()).unwrap(), (r.namespace, r.key));
     }
 
     /// The format is frozen: change it only with a new version number and a new golden file.

@@ -186,8 +186,8 @@ impl Filter {
     }
 
     fn probes(hash: KeyHash, bytes: usize) -> impl Iterator<Item = (usize, u8)> {
-        let high = (hash.0 >> 64) as u64;
-        let low = (hash.0 & u128::from(u64::MAX)) as u64 | 1;
+        let (high, low) = hash.halves();
+        let low = low | 1;
         let bits = bytes as u64 * 8;
         (0..u64::from(FILTER_PROBES)).map(move |i| {
             let bit = high.wrapping_add(i.wrapping_mul(low)) % bits;

@@ -13,7 +13,7 @@ use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::Record;
 use cartwheel_core::wire::Refusal;
 
-use crate::testing::{GatedDisk, Machine, Process, key, mint_request, namespace, version};
+use crate::testing::{GatedDisk, Machine, Process, hash, key, mint_request, namespace, version};
 
 /// The nth write of another node to this key.
 fn record(name: &str, n: u64) -> Record {
@@ -152,4 +152,32 @@ async fn a_closed_engine_takes_nothing_in() {
     let request = mint_request("k", version(1, &Clock::new(), b"late"), Durability::Memory);
     assert!(matches!(process.mint(&request).await, Err(Refusal::Unable(_))));
     assert_eq!(process.values("k").await, ["before"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_is_confirmed_only_where_it_is_held_and_when_it_is_durable() {
+    let faulty = Arc::new(FaultyBucket::new(Arc::new(MemoryBucket::new()), 1));
+    let (disk, gate) = GatedDisk::new();
+    let machine = Machine { bucket: faulty.clone(), disk: Some(disk), ..Machine::without_disk() };
+    let mut process = machine.boot().await;
+    let engine = Arc::clone(&process.engine);
+    let held = record("k", 1);
+    process.replicate(&held, Durability::Memory).unwrap().await.unwrap();
+    let confirm = |n: u64, durability| {
+        let (sender, confirmed) = tokio::sync::oneshot::channel();
+        let dot = Dot { actor: Actor::parse("node-b.1").unwrap(), n };
+        let done = Box::new(move |reached| sender.send(reached).unwrap());
+        engine.confirm(hash("k"), &dot, durability, done).map(|()| confirmed)
+    };
+    assert!(matches!(confirm(2, Durability::Memory), Err(Refusal::Unable(_))), "it is not held");
+    let mut on_disk = confirm(1, Durability::Disk).unwrap();
+    assert!(on_disk.try_recv().is_err());
+    gate.send(Ok(())).unwrap();
+    assert_eq!(on_disk.await, Ok(Durability::Disk));
+    let mut in_bucket = confirm(1, Durability::Bucket).unwrap();
+    assert!(in_bucket.try_recv().is_err());
+    process.flush().await;
+    assert_eq!(in_bucket.await, Ok(Durability::Bucket));
+    let flushed = confirm(1, Durability::Bucket).unwrap();
+    assert_eq!(flushed.await, Ok(Durability::Bucket), "nothing is left to flush");
 }
