@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use cartwheel_core::frame::{Frame, FrameKind};
@@ -132,7 +133,7 @@ impl Connection {
         });
         let (reader, writer) = tokio::io::split(stream);
         let buffer = BytesMut::from(early);
-        tokio::spawn({
+        let reading = tokio::spawn({
             let connection = Arc::clone(&connection);
             async move {
                 connection.read(reader, buffer).await;
@@ -148,7 +149,7 @@ impl Connection {
                 connection.close();
             }
         });
-        tokio::spawn(keep_alive(Arc::clone(&connection)));
+        tokio::spawn(keep_alive(Arc::clone(&connection), reading.abort_handle()));
         connection
     }
 
@@ -216,12 +217,13 @@ impl Connection {
     }
 }
 
-/// Pings a connection that has gone quiet, gives up one that stays so, and expires calls without answer.
-async fn keep_alive(connection: Arc<Connection>) {
+/// Pings a connection that has gone quiet, gives up one that stays so, and expires calls without answer. At the
+/// end it ends the reader too, which would otherwise hold a silent socket until the kernel gives it up.
+async fn keep_alive(connection: Arc<Connection>, reading: AbortHandle) {
     loop {
         tokio::time::sleep(TICK).await;
         if connection.is_closed() {
-            return;
+            break;
         }
         let now = Instant::now();
         let expired = connection.in_flight.lock().take_expired(now);
@@ -229,15 +231,13 @@ async fn keep_alive(connection: Arc<Connection>) {
             pending.reply_to.send(Err(CallError::Lost));
         }
         let quiet = now.duration_since(*connection.heard.lock());
-        if quiet >= SILENCE {
+        let unheard = quiet >= SILENCE;
+        if unheard || (quiet >= TICK && connection.outbox.push(Frame::bare(FrameKind::Ping)).is_err()) {
             connection.close();
-            return;
-        }
-        if quiet >= TICK && connection.outbox.push(Frame::bare(FrameKind::Ping)).is_err() {
-            connection.close();
-            return;
+            break;
         }
     }
+    reading.abort();
 }
 
 #[cfg(test)]
@@ -273,7 +273,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_connection_is_given_up_and_its_calls_are_lost() {
-        let (ours, theirs) = tokio::io::duplex(1024);
+        let (ours, mut theirs) = tokio::io::duplex(1024);
         let connection = Connection::start(Box::new(ours), &[]);
         let (sender, mut receiver) = mpsc::unbounded_channel();
         let to = |tag| ReplyTo { sender: sender.clone(), tag };
@@ -281,6 +281,8 @@ mod tests {
         assert_eq!(receiver.recv().await, Some((7, Err(CallError::Lost))));
         connection.submit((Bytes::new(), Bytes::new()), Duration::from_secs(60), to(8));
         assert_eq!(receiver.recv().await, Some((8, Err(CallError::NotSent))));
-        drop(theirs);
+        // The socket is let go of: the other end reads what was written, then the end.
+        let mut rest = Vec::new();
+        theirs.read_to_end(&mut rest).await.unwrap();
     }
 }
