@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use cartwheel_core::clock::Dot;
 use cartwheel_core::container::{Container, Sibling};
-use cartwheel_core::hash::checksum;
+use cartwheel_core::header::ClockKey;
 use cartwheel_core::quorum::{Durability, Tally};
 use cartwheel_core::record::{Value, Version, etag};
 use cartwheel_core::wire::{Precondition, Tags};
@@ -22,8 +22,10 @@ use cartwheel_core::wire::{Precondition, Tags};
 use crate::problem::Problem;
 
 /// How the answer is to look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Form {
+#[derive(Debug, Clone, Copy)]
+pub struct Form<'a> {
+    /// Makes the separators of multipart bodies.
+    pub key: &'a ClockKey,
     /// Siblings as JSON rather than multipart.
     pub json: bool,
     /// No body: HEAD.
@@ -83,7 +85,7 @@ pub fn put_header(headers: &mut HeaderMap, name: &'static str, value: &str) {
 /// 404 if `sibling` names none, 412 if `If-Match` fails.
 pub fn read_answer(
     container: &Container<Version>,
-    form: Form,
+    form: Form<'_>,
     precondition: &Precondition,
     sibling: Option<&str>,
 ) -> Result<Response<Body>, Problem> {
@@ -146,7 +148,7 @@ fn gone(siblings: &[&Sibling<Version>], set_tag: &str) -> Response<Body> {
 }
 
 /// 200 with one version's value. A deletion asked for by its tag has no body and says so.
-fn one(sibling: &Sibling<Version>, form: Form) -> Response<Body> {
+fn one(sibling: &Sibling<Version>, form: Form<'_>) -> Response<Body> {
     let body = match &sibling.version.value {
         Value::Present(bytes) if !form.head => Body::from(bytes.clone()),
         _ => Body::empty(),
@@ -190,8 +192,8 @@ fn http_date(ms: u64) -> String {
 }
 
 /// 300 with all siblings, in the form that the client asked for.
-fn many(siblings: &[&Sibling<Version>], set_tag: &str, form: Form) -> Response<Body> {
-    let (content_type, body) = if form.json { as_json(siblings) } else { as_multipart(siblings) };
+fn many(siblings: &[&Sibling<Version>], set_tag: &str, form: Form<'_>) -> Response<Body> {
+    let (content_type, body) = if form.json { as_json(siblings) } else { as_multipart(siblings, form.key) };
     // Without the values the length is not known, and none is better than a wrong one.
     let unsaid = || Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
     let mut response = Response::new(if form.head { unsaid() } else { Body::from(body) });
@@ -201,8 +203,8 @@ fn many(siblings: &[&Sibling<Version>], set_tag: &str, form: Form) -> Response<B
     response
 }
 
-fn as_multipart(siblings: &[&Sibling<Version>]) -> (String, Bytes) {
-    let boundary = boundary(siblings);
+fn as_multipart(siblings: &[&Sibling<Version>], key: &ClockKey) -> (String, Bytes) {
+    let boundary = boundary(siblings, key);
     let mut body = BytesMut::new();
     for sibling in siblings {
         let mut headers = HeaderMap::new();
@@ -225,14 +227,13 @@ fn as_multipart(siblings: &[&Sibling<Version>]) -> (String, Bytes) {
     (format!("multipart/mixed; boundary={boundary}"), body.freeze())
 }
 
-/// A boundary that stands in none of the values.
-fn boundary(siblings: &[&Sibling<Version>]) -> String {
-    let mut seed = 0_u64;
-    for sibling in siblings {
-        seed = seed.rotate_left(7) ^ checksum(sibling.dot.to_string().as_bytes());
-    }
+/// A boundary that stands in none of the values. Writers can't guess it, so that nobody can fill values with the
+/// boundaries to come.
+fn boundary(siblings: &[&Sibling<Version>], key: &ClockKey) -> String {
+    let dots: String = siblings.iter().map(|s| format!("{},", s.dot)).collect();
+    let mut n = 0;
     loop {
-        let boundary = format!("cartwheel-{seed:016x}");
+        let boundary = format!("cartwheel-{:016x}", key.separator(&dots, n));
         let stands_in = |s: &&Sibling<Version>| match &s.version.value {
             Value::Present(bytes) => bytes.windows(boundary.len()).any(|w| w == boundary.as_bytes()),
             _ => false,
@@ -240,7 +241,7 @@ fn boundary(siblings: &[&Sibling<Version>]) -> String {
         if !siblings.iter().any(stands_in) {
             return boundary;
         }
-        seed = seed.wrapping_add(1);
+        n += 1;
     }
 }
 
@@ -304,9 +305,15 @@ mod tests {
     use cartwheel_core::clock::{Actor, Clock};
     use http_body_util::BodyExt;
 
+    use std::sync::LazyLock;
+
     use super::*;
 
-    const FORM: Form = Form { json: false, head: false };
+    static KEY: LazyLock<ClockKey> = LazyLock::new(|| ClockKey::derive(b"secret"));
+
+    fn form() -> Form<'static> {
+        Form { key: &KEY, json: false, head: false }
+    }
 
     fn container(values: &[Option<&'static str>]) -> Container<Version> {
         let mut all = Container::default();
@@ -325,7 +332,7 @@ mod tests {
         all
     }
 
-    fn status(values: &[Option<&'static str>], form: Form) -> u16 {
+    fn status(values: &[Option<&'static str>], form: Form<'_>) -> u16 {
         read_answer(&container(values), form, &Precondition::None, None).unwrap().status().as_u16()
     }
 
@@ -335,18 +342,18 @@ mod tests {
 
     #[test]
     fn the_status_says_what_there_is() {
-        assert_eq!(status(&[], FORM), 404);
-        assert_eq!(status(&[None], FORM), 404);
-        assert_eq!(status(&[None, None], FORM), 404);
-        assert_eq!(status(&[Some("x")], FORM), 200);
-        assert_eq!(status(&[Some("x"), Some("y")], FORM), 300);
-        assert_eq!(status(&[Some("x"), None], FORM), 300);
+        assert_eq!(status(&[], form()), 404);
+        assert_eq!(status(&[None], form()), 404);
+        assert_eq!(status(&[None, None], form()), 404);
+        assert_eq!(status(&[Some("x")], form()), 200);
+        assert_eq!(status(&[Some("x"), Some("y")], form()), 300);
+        assert_eq!(status(&[Some("x"), None], form()), 300);
     }
 
     #[tokio::test]
     async fn siblings_as_multipart_and_json() {
         let c = container(&[Some("one"), None, Some("three")]);
-        let response = read_answer(&c, FORM, &Precondition::None, None).unwrap();
+        let response = read_answer(&c, form(), &Precondition::None, None).unwrap();
         let kind = response.headers()["content-type"].to_str().unwrap().to_owned();
         let boundary = kind.strip_prefix("multipart/mixed; boundary=").unwrap();
         let body = text(response).await;
@@ -354,7 +361,7 @@ mod tests {
         assert!(body.contains("dot: a.1=3") && body.contains("\r\n\r\nthree\r\n"), "{body}");
         assert_eq!(body.matches("cartwheel-deleted: ?1").count(), 1);
 
-        let json = Form { json: true, head: false };
+        let json = Form { json: true, ..form() };
         let response = read_answer(&c, json, &Precondition::None, None).unwrap();
         assert_eq!(response.headers()["content-type"], "application/json");
         let list: serde_json::Value = serde_json::from_str(&text(response).await).unwrap();
@@ -367,20 +374,20 @@ mod tests {
     async fn one_sibling_can_be_asked_for_by_its_tag() {
         let c = container(&[Some("one"), Some("two")]);
         let tag = etag([&c.siblings()[1].dot]);
-        let response = read_answer(&c, FORM, &Precondition::None, Some(&tag)).unwrap();
+        let response = read_answer(&c, form(), &Precondition::None, Some(&tag)).unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(text(response).await, "two");
-        let missing = read_answer(&c, FORM, &Precondition::None, Some("\"no\"")).unwrap_err();
+        let missing = read_answer(&c, form(), &Precondition::None, Some("\"no\"")).unwrap_err();
         assert_eq!(missing.status, 404);
     }
 
     #[test]
     fn a_boundary_never_stands_in_a_value() {
         let plain = container(&[Some("x"), Some("y")]);
-        let first = boundary(&distinct(plain.siblings()));
+        let first = boundary(&distinct(plain.siblings()), &KEY);
         let value: &'static str = Box::leak(first.clone().into_boxed_str());
         let awkward = container(&[Some(value), Some("y")]);
-        assert_ne!(boundary(&distinct(awkward.siblings())), first);
+        assert_ne!(boundary(&distinct(awkward.siblings()), &KEY), first);
     }
 
     #[test]
@@ -389,7 +396,7 @@ mod tests {
         let version = twice.siblings()[0].version.clone();
         let dot = Dot { actor: Actor::parse("b.1").unwrap(), n: 1 };
         twice.sync(Container::delta(&Clock::new(), dot, version));
-        let response = read_answer(&twice, FORM, &Precondition::None, None).unwrap();
+        let response = read_answer(&twice, form(), &Precondition::None, None).unwrap();
         assert_eq!(response.status(), 200);
         let set_tag = etag(twice.siblings().iter().map(|s| &s.dot));
         assert_eq!(response.headers()["etag"], set_tag.as_str(), "what a replica compares If-Match with");
@@ -400,7 +407,7 @@ mod tests {
         let c = container(&[Some("one")]);
         let tag = Tags::List(vec![etag([&c.siblings()[0].dot])]);
         let other = Tags::List(vec!["\"x\"".into()]);
-        let status = |p: Precondition| match read_answer(&c, FORM, &p, None) {
+        let status = |p: Precondition| match read_answer(&c, form(), &p, None) {
             Ok(response) => response.status().as_u16(),
             Err(problem) => problem.status.as_u16(),
         };

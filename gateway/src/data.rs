@@ -9,7 +9,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
 use cartwheel_core::clock::Clock;
-use cartwheel_core::hash::{KeyHash, request_id};
+use cartwheel_core::hash::{KeyHash, checksum, request_id};
 use cartwheel_core::names::{Key, Namespace};
 use cartwheel_core::quorum::{Applied, Tally};
 use cartwheel_core::record::{Value, Version};
@@ -64,7 +64,8 @@ fn common(shared: &Shared, parts: &Parts, operation: Operation) -> Result<Common
 async fn read(shared: &Shared, parts: &Parts, arrived: Instant) -> Result<Response<Body>, Problem> {
     let Common { namespace, key, hash, query, settings, context } = common(shared, parts, Operation::Read)?;
     let precondition = parse_precondition(&parts.headers)?;
-    let form = Form { json: wants_json(&parts.headers), head: parts.method == Method::HEAD };
+    let form =
+        Form { key: &shared.clock_key, json: wants_json(&parts.headers), head: parts.method == Method::HEAD };
     let _permit = shared.permit()?;
     let read = Read {
         namespace,
@@ -217,10 +218,20 @@ fn version(
 ) -> Version {
     let Described { content_type, meta, idempotency_key } = described;
     let request = match &idempotency_key {
-        Some(name) => request_id(namespace, key, name),
+        Some(name) => request_id(namespace, key, &identity(name, &value)),
         None => shared.seams.random.next_u128(),
     };
     Version { value, written_ms: shared.seams.clock.now_ms(), request, context, content_type, meta }
+}
+
+/// What makes a named write the same write: its name, and what it writes. Another value under the same name is
+/// another write, and must not be answered as if it had been made.
+fn identity(name: &[u8], value: &Value) -> Vec<u8> {
+    let body = match value {
+        Value::Present(bytes) => checksum(bytes),
+        Value::Omitted(_) | Value::Deleted => 0,
+    };
+    [name, &[u8::from(value.is_deleted())], &body.to_le_bytes()].concat()
 }
 
 /// `return=value`: 200 with what a quorum read sees after the write, and that read's clock. Where nothing but
@@ -237,7 +248,7 @@ async fn return_value(
         put_header(response.headers_mut(), "cartwheel-deleted", "?1");
         response
     } else {
-        let form = Form { json: wants_json(&parts.headers), head: false };
+        let form = Form { key: &shared.clock_key, json: wants_json(&parts.headers), head: false };
         let mut response = read_answer(&seen.container, form, &Precondition::None, None)?;
         *response.status_mut() = StatusCode::OK;
         response

@@ -1,5 +1,7 @@
 //! Read repair in the background: homes that answered with less than the others get what they lack.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +14,8 @@ use cartwheel_core::wire::{Call, Request};
 
 /// Repairs that may wait; more are dropped, as the next read finds the same.
 const MAX_WAITING: usize = 1024;
+/// Bytes of records that may wait.
+const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
 /// How long one repair may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -25,23 +29,35 @@ pub(crate) struct Repair {
 
 /// The bounded queue of repairs.
 #[derive(Debug)]
-pub(crate) struct Repairs(mpsc::Sender<Repair>);
+pub(crate) struct Repairs {
+    queue: mpsc::Sender<Repair>,
+    bytes: Arc<AtomicUsize>,
+}
 
 impl Repairs {
     /// Starts the worker; it ends when the queue is dropped.
     pub(crate) fn start(peers: Peers) -> Self {
         let (sender, mut receiver) = mpsc::channel::<Repair>(MAX_WAITING);
-        tokio::spawn(async move {
-            while let Some(repair) = receiver.recv().await {
-                carry_out(&peers, repair).await;
+        let bytes = Arc::new(AtomicUsize::new(0));
+        tokio::spawn({
+            let bytes = Arc::clone(&bytes);
+            async move {
+                while let Some(repair) = receiver.recv().await {
+                    let size = repair.record.len();
+                    carry_out(&peers, repair).await;
+                    bytes.fetch_sub(size, Ordering::Relaxed);
+                }
             }
         });
-        Self(sender)
+        Self { queue: sender, bytes }
     }
 
     /// Queues a repair, if there is room.
     pub(crate) fn offer(&self, repair: Repair) {
-        if self.0.try_send(repair).is_err() {
+        let size = repair.record.len();
+        let waiting = self.bytes.fetch_add(size, Ordering::Relaxed) + size;
+        if waiting > MAX_WAITING_BYTES || self.queue.try_send(repair).is_err() {
+            self.bytes.fetch_sub(size, Ordering::Relaxed);
             tracing::debug!("the repair queue is full; a repair was left to the next read");
         }
     }

@@ -280,7 +280,10 @@ impl Engine {
         done: Done,
     ) -> Result<(), Refusal> {
         let tables = self.tables.read();
-        self.check_write(durability, &tables)?;
+        // What is held needs no room; only a process that was taken over has no say any more.
+        if self.is_fenced() {
+            return Err(Refusal::Unable(format!("another process has taken over {}", self.actor.node)));
+        }
         let (Known::All(known) | Known::AtLeast(known)) = tables.index.get(hash);
         if !known.seen().contains(dot) {
             return Err(Refusal::Unable(format!("version {dot} is not held here")));

@@ -353,6 +353,13 @@ async fn a_repeated_idempotency_key_is_the_same_write() {
     // Deletions too.
     let delete = || other.delete("carts/bob").header("idempotency-key", "gone-1").gives(204);
     assert_eq!(delete().await.dot(), delete().await.dot());
+    // Another value, or a deletion, under the same name is another write: it must not be lost.
+    let bread = one.put("carts/carol", "bread").header("idempotency-key", "order-3").gives(204).await;
+    let rice =
+        one.put("carts/carol", "rice").header("idempotency-key", "order-3").seen(&bread).gives(204).await;
+    assert_eq!(one.get("carts/carol").gives(200).await.text(), "rice");
+    one.delete("carts/carol").header("idempotency-key", "order-3").seen(&rice).gives(204).await;
+    one.get("carts/carol").gives(404).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -140,7 +140,7 @@ impl Connection {
                 connection.close();
             }
         });
-        tokio::spawn({
+        let writing = tokio::spawn({
             let connection = Arc::clone(&connection);
             async move {
                 if let Err(error) = connection.outbox.write_to(writer).await {
@@ -149,7 +149,7 @@ impl Connection {
                 connection.close();
             }
         });
-        tokio::spawn(keep_alive(Arc::clone(&connection), reading.abort_handle()));
+        tokio::spawn(keep_alive(Arc::clone(&connection), [reading.abort_handle(), writing.abort_handle()]));
         connection
     }
 
@@ -218,8 +218,8 @@ impl Connection {
 }
 
 /// Pings a connection that has gone quiet, gives up one that stays so, and expires calls without answer. At the
-/// end it ends the reader too, which would otherwise hold a silent socket until the kernel gives it up.
-async fn keep_alive(connection: Arc<Connection>, reading: AbortHandle) {
+/// end it ends reader and writer too, which would otherwise hold a silent socket until the kernel gives it up.
+async fn keep_alive(connection: Arc<Connection>, ends: [AbortHandle; 2]) {
     loop {
         tokio::time::sleep(TICK).await;
         if connection.is_closed() {
@@ -237,7 +237,7 @@ async fn keep_alive(connection: Arc<Connection>, reading: AbortHandle) {
             break;
         }
     }
-    reading.abort();
+    ends.iter().for_each(AbortHandle::abort);
 }
 
 #[cfg(test)]

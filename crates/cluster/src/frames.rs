@@ -13,7 +13,7 @@ use cartwheel_core::frame::{Frame, FrameKind, PROTOCOL};
 use cartwheel_core::wire::{Answer, Pieces, Refusal, Reply};
 
 use crate::http_server::take_stream;
-use crate::outbox::Outbox;
+use crate::outbox::{Full, Outbox};
 use crate::read_buffer::make_room;
 use crate::seams::Stream;
 use crate::secret::NodeToken;
@@ -48,19 +48,29 @@ pub struct ReplyHandle {
 }
 
 impl ReplyHandle {
-    /// Sends the answer; one that is too long for a frame becomes a refusal.
-    pub fn send(self, (head, body): Pieces) {
-        let correlation = self.correlation;
-        let mut frame = Frame { kind: FrameKind::Answer, correlation, deadline_ms: 0, head, body };
-        if frame.is_oversized() {
-            let refusal = Refusal::Unable("the answer is too long for a frame".to_owned());
-            let answer = Answer { ring_version: 0, reply: Reply::Refused(refusal) };
-            (frame.head, frame.body) = answer.encode();
+    /// Sends the answer; one for which there is no room, or that is too long for a frame, becomes a refusal.
+    pub fn send(self, answer: Pieces) {
+        if self.push(answer) != Err(Full::Full) {
+            return;
         }
-        if self.connection.outbox.push(frame).is_err() {
+        // Not `Overloaded`, which says that nothing was applied: the answer may be that of a mint.
+        let refusal = Refusal::Unable("there is no room for the answer".to_owned());
+        let answer = Answer { ring_version: 0, reply: Reply::Refused(refusal) };
+        if self.push(answer.encode()).is_err() {
             // A caller that does not read its answers gets no more of them.
             self.connection.outbox.close();
         }
+    }
+
+    fn push(&self, (head, body): Pieces) -> Result<(), Full> {
+        let correlation = self.correlation;
+        self.connection.outbox.push(Frame {
+            kind: FrameKind::Answer,
+            correlation,
+            deadline_ms: 0,
+            head,
+            body,
+        })
     }
 }
 

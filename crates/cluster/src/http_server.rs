@@ -25,6 +25,8 @@ use crate::seams::{Listener, Stream};
 const DECIDING_BYTES: usize = 24;
 /// Longest HTTP/1.1 head, bytes.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// How long a peer may leave what is written to it unread.
+const WRITE_STALL: Duration = Duration::from_secs(30);
 /// Most header fields of a request.
 const MAX_HEADERS: usize = 100;
 
@@ -121,16 +123,30 @@ async fn accept(
     }
 }
 
-/// A stream that fails unless its first bytes arrive in time: nothing above it times them.
+/// A stream that fails unless its first bytes arrive in time, and unless what is written to it is read in time:
+/// nothing above it times either.
 pub(crate) struct FirstBytes {
     stream: Stream,
     seen: usize,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Runs while a write waits for the peer.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl FirstBytes {
     fn new(stream: Stream, patience: Duration) -> Self {
-        Self { stream, seen: 0, deadline: Some(Box::pin(tokio::time::sleep(patience))) }
+        Self { stream, seen: 0, deadline: Some(Box::pin(tokio::time::sleep(patience))), stalled: None }
+    }
+
+    /// Fails a write that has waited too long.
+    fn bound<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stalled = None;
+            return polled;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")))
     }
 
     /// The stream itself.
@@ -166,7 +182,8 @@ impl AsyncRead for FirstBytes {
 
 impl AsyncWrite for FirstBytes {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.bound(polled, cx)
     }
 
     fn poll_write_vectored(
@@ -174,7 +191,8 @@ impl AsyncWrite for FirstBytes {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.bound(polled, cx)
     }
 
     fn is_write_vectored(&self) -> bool {

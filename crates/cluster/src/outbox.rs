@@ -46,7 +46,10 @@ impl Outbox {
             if waiting.closed {
                 return Err(Full::Closed);
             }
-            if waiting.bytes > MAX_WAITING_BYTES || frame.is_oversized() {
+            // Small frames, refusals among them, find room where large ones no longer do.
+            let small = frame.wire_len() <= COPY_BYTES;
+            let room = if small { 2 * MAX_WAITING_BYTES } else { MAX_WAITING_BYTES };
+            if waiting.bytes > room || frame.is_oversized() {
                 return Err(Full::Full);
             }
             waiting.bytes += frame.wire_len();

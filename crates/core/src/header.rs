@@ -23,10 +23,16 @@ const MAX_COUNT: u64 = 999_999_999_999_999;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClockHeaderError {
     /// Too many bytes.
-    #[error("Vector-Clock has {0} bytes; the limit is {MAX_CLOCK_HEADER_BYTES}")]
+    #[error(
+        "Vector-Clock has {0} bytes; the limit is {MAX_CLOCK_HEADER_BYTES}; read the key and write with the clock \
+         of that read, which is compact"
+    )]
     TooLong(usize),
     /// Too many actors or dots.
-    #[error("Vector-Clock has more than {MAX_CLOCK_ACTORS} actors or {MAX_CLOCK_DOTS} single counts")]
+    #[error(
+        "Vector-Clock has more than {MAX_CLOCK_ACTORS} actors or {MAX_CLOCK_DOTS} single counts; read the key and \
+         write with the clock of that read, which is compact"
+    )]
     TooMany,
     /// Not a dictionary of actors and counts.
     #[error("Vector-Clock is malformed near {0:?}; send back exactly what an answer gave")]
@@ -64,6 +70,19 @@ impl ClockKey {
         let mut mac = [0; MAC_BYTES];
         hasher.finalize_xof().fill(&mut mac);
         mac
+    }
+
+    /// A number for separating the versions `dots` in one answer: the same at every gateway, and not to be
+    /// guessed by who writes the values. Each `n` gives another.
+    #[must_use]
+    pub fn separator(&self, dots: &str, n: u32) -> u64 {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(b"separator");
+        hasher.update(&n.to_le_bytes());
+        hasher.update(dots.as_bytes());
+        let mut number = [0; 8];
+        hasher.finalize_xof().fill(&mut number);
+        u64::from_le_bytes(number)
     }
 
     /// The header for `clock` as the context of this key.

@@ -271,9 +271,8 @@ impl PutMachine {
         let coming = self.next_homes.iter().filter(|home| !self.homes.contains(home));
         let all: Vec<Node> = self.homes.iter().chain(coming).copied().collect();
         for home in all.into_iter().filter(|home| Some(*home) != done) {
-            if self.unreachable.contains(&home) {
-                self.replace(home, actions);
-            } else {
+            // A home that did not mint may still take the delta, where nobody can stand in for it.
+            if !(self.unreachable.contains(&home) && self.replace(home, actions)) {
                 self.waiting.push((home, None));
                 actions.push(PutAction::Replicate { node: home, hint_for: None });
             }
@@ -298,11 +297,12 @@ impl PutMachine {
         self.reached = self.reached.min(reached);
     }
 
-    fn replace(&mut self, home: Node, actions: &mut Vec<PutAction>) {
-        if let Some(node) = self.fallbacks.next() {
-            self.waiting.push((node, Some(home)));
-            actions.push(PutAction::Replicate { node, hint_for: Some(home) });
-        }
+    /// Sends the delta to the next fallback, if there is one.
+    fn replace(&mut self, home: Node, actions: &mut Vec<PutAction>) -> bool {
+        let Some(node) = self.fallbacks.next() else { return false };
+        self.waiting.push((node, Some(home)));
+        actions.push(PutAction::Replicate { node, hint_for: Some(home) });
+        true
     }
 
     fn settle(&mut self, actions: &mut Vec<PutAction>) {
@@ -432,6 +432,19 @@ mod tests {
     }
 
     #[test]
+    fn a_home_that_did_not_mint_still_gets_the_version() {
+        let mut m = machine(&[]);
+        m.start();
+        m.on(PutEvent::MintFailed { node: 0, failure: Failure::NotApplied });
+        let sent = m.on(PutEvent::Minted { node: 1, reached: Disk });
+        assert_eq!(sent, [replicate(0), replicate(2)]);
+        m.on(PutEvent::ReplicaFailed { node: 2 });
+        let tally = Tally { home: 2, fallback: 0 };
+        let done = PutAction::Answer(PutOutcome::Done { tally, reached: Disk });
+        assert_eq!(m.on(PutEvent::Acked { node: 0, reached: Disk }), [done]);
+    }
+
+    #[test]
     fn a_fallback_mints_when_no_home_can() {
         let mut m = machine(&[7, 8]);
         m.start();
@@ -441,7 +454,7 @@ mod tests {
         }
         assert_eq!(last, [PutAction::Mint { node: 7, hint_for: Some(0) }]);
         let actions = m.on(PutEvent::Minted { node: 7, reached: Disk });
-        assert_eq!(actions, [PutAction::Replicate { node: 8, hint_for: Some(1) }]);
+        assert_eq!(actions, [PutAction::Replicate { node: 8, hint_for: Some(1) }, replicate(2)]);
     }
 
     #[test]
