@@ -2,7 +2,9 @@
 //!
 //! The order matters. First every member must know the new ring, so that no gateway with the old one can write
 //! any more (nodes refuse it); from then on every write also goes to the homes to come. Only then what was
-//! written before is copied, from every home that holds it. Once all are ready, anybody completes the change.
+//! written before is copied, from every home that holds it. Once all are ready, anybody makes the version in which
+//! the homes to come are read from, and once every member knows that one, the version that completes the change:
+//! between neighbouring versions, what one acknowledges the other reads.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -71,16 +73,17 @@ impl Joiner {
     /// Retries each step until it is done; a newer ring ends it from outside.
     async fn take_part(&self, view: &View) {
         self.step("tell every member of the new ring", || self.greet(view)).await;
-        let copied = Mutex::new(Copied::default());
-        self.step("copy the partitions to come", || self.pull(view, &copied)).await;
+        if !view.document.copied {
+            let copied = Mutex::new(Copied::default());
+            self.step("copy the partitions to come", || self.pull(view, &copied)).await;
+        }
         self.step("say that this node is ready", || async {
             let done = membership::mark_ready(&*self.bucket, &self.seams, view.version(), &self.me).await;
             done.map_err(|e| e.to_string())
         })
         .await;
-        self.step("complete the ring change", || async {
-            let done =
-                membership::complete_change(&*self.bucket, &self.seams, &view.document, &self.me).await;
+        self.step("take the ring change a step further", || async {
+            let done = membership::advance_change(&*self.bucket, &self.seams, &view.document, &self.me).await;
             match done {
                 Ok(true) => Ok(()),
                 Ok(false) => Err("not every member is ready".to_owned()),

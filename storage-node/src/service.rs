@@ -34,6 +34,8 @@ enum Range {
     Home,
     /// It will be one when the pending change is complete.
     Coming,
+    /// It will be one, and holds all that it will.
+    Copied,
     /// Neither.
     Foreign,
 }
@@ -53,7 +55,7 @@ impl Ranges {
                 if now.is_some_and(|index| view.current.homes(partition).contains(&index)) {
                     Range::Home
                 } else if next.is_some_and(|index| view.next.homes(partition).contains(&index)) {
-                    Range::Coming
+                    if view.document.copied { Range::Copied } else { Range::Coming }
                 } else {
                     Range::Foreign
                 }
@@ -260,7 +262,7 @@ impl Inner {
     ) {
         let hash = inner.hash(namespace, key);
         match inner.ranges().range(hash) {
-            Range::Home => {}
+            Range::Home | Range::Copied => {}
             Range::Coming => return reply.refuse(Refusal::CatchingUp),
             Range::Foreign => return reply.refuse(Refusal::NotAHome),
         }

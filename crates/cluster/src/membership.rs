@@ -199,12 +199,13 @@ fn ready_object(version: u64, node: &NodeId) -> String {
     format!("{READY_PREFIX}{version:010}/{node}")
 }
 
-/// Completes the pending change of `document` if every member of the next ring has marked itself ready.
-/// Anybody may call it; the change is made once.
+/// Takes the pending change of `document` a step further if every member of the next ring has marked itself ready
+/// for this version: first the homes to come are read from, and once every member knows that, the change is
+/// complete. Anybody may call it; each step is made once.
 ///
 /// # Errors
 /// [`MembershipError`].
-pub async fn complete_change(
+pub async fn advance_change(
     bucket: &dyn Bucket,
     seams: &Seams,
     document: &RingDocument,
@@ -217,8 +218,13 @@ pub async fn complete_change(
     if !all {
         return Ok(false);
     }
-    let settled = document.settled(change(seams, by.as_str(), "the change is complete"), nonce(seams))?;
-    create(bucket, &settled).await
+    let changed = |what| change(seams, by.as_str(), what);
+    let next = if document.copied {
+        document.settled(changed("the change is complete"), nonce(seams))?
+    } else {
+        document.with_copied(changed("the homes to come hold their partitions"), nonce(seams))?
+    };
+    create(bucket, &next).await
 }
 
 fn change(seams: &Seams, by: &str, what: &str) -> Change {
@@ -386,7 +392,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_completes_once_every_member_is_ready() {
+    async fn a_change_completes_in_two_steps_that_every_member_is_ready_for() {
         let bucket = MemoryBucket::new();
         let seams = Seams::real();
         let mut document = ensure(&bucket, "a", 7000).await;
@@ -394,15 +400,31 @@ mod tests {
             document = ensure(&bucket, id, 7000).await;
         }
         let by = NodeId::new("a").unwrap();
-        for id in ["a", "b", "c"] {
-            mark_ready(&bucket, &seams, document.version, &NodeId::new(id).unwrap()).await.unwrap();
-            assert!(!complete_change(&bucket, &seams, &document, &by).await.unwrap());
+        for copied in [false, true] {
+            assert_eq!((document.copied, document.has_pending_change()), (copied, true));
+            for id in ["a", "b", "c"] {
+                mark_ready(&bucket, &seams, document.version, &NodeId::new(id).unwrap()).await.unwrap();
+                assert!(!advance_change(&bucket, &seams, &document, &by).await.unwrap());
+            }
+            mark_ready(&bucket, &seams, document.version, &NodeId::new("d").unwrap()).await.unwrap();
+            assert!(advance_change(&bucket, &seams, &document, &by).await.unwrap());
+            assert!(!advance_change(&bucket, &seams, &document, &by).await.unwrap(), "only once");
+            document = read_newest(&bucket, 0).await.unwrap().unwrap();
         }
-        mark_ready(&bucket, &seams, document.version, &NodeId::new("d").unwrap()).await.unwrap();
-        assert!(complete_change(&bucket, &seams, &document, &by).await.unwrap());
-        let newest = read_newest(&bucket, 0).await.unwrap().unwrap();
-        assert!(!newest.has_pending_change());
-        assert!(!complete_change(&bucket, &seams, &document, &by).await.unwrap(), "only once");
+        assert!(!document.has_pending_change() && !document.copied);
+    }
+
+    /// What another change interrupts is not read from: the homes to come may be others now.
+    #[tokio::test]
+    async fn a_further_change_begins_the_copy_anew() {
+        let bucket = MemoryBucket::new();
+        let mut document = ensure(&bucket, "a", 7000).await;
+        for id in ["b", "c", "d"] {
+            document = ensure(&bucket, id, 7000).await;
+        }
+        let copied = document.with_copied(document.changed.clone(), "n".into()).unwrap();
+        assert!(create(&bucket, &copied).await.unwrap());
+        assert!(!ensure(&bucket, "e", 7000).await.copied);
     }
 
     #[tokio::test(start_paused = true)]

@@ -138,6 +138,11 @@ pub struct RingDocument {
     pub replicas: u32,
     /// All members in all states, sorted by id.
     pub members: Vec<Member>,
+    /// Of a pending change: the homes to come hold all that they will, and are read from. Writes still go to
+    /// both rings, until every member knows this too: adjacent versions must never read and write past each
+    /// other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub copied: bool,
     /// What made this version.
     pub changed: Change,
     /// A random string of whoever wrote this version, so that it can tell its own write from another's
@@ -161,9 +166,21 @@ impl RingDocument {
         changed: Change,
         nonce: String,
     ) -> Result<Self, RingError> {
-        let (format, version) = (RING_FORMAT, 1);
-        Self { format, version, cluster, hash_seed, partitions, tokens, replicas, members, changed, nonce }
-            .sorted_and_checked()
+        let (format, version, copied) = (RING_FORMAT, 1, false);
+        Self {
+            format,
+            version,
+            cluster,
+            hash_seed,
+            partitions,
+            tokens,
+            replicas,
+            members,
+            copied,
+            changed,
+            nonce,
+        }
+        .sorted_and_checked()
     }
 
     /// Reads a document and checks every limit.
@@ -216,8 +233,17 @@ impl RingDocument {
     /// # Errors
     /// [`RingError::Limit`] for the first field outside its limit.
     pub fn next(&self, members: Vec<Member>, changed: Change, nonce: String) -> Result<Self, RingError> {
-        Self { version: self.version.saturating_add(1), members, changed, nonce, ..self.clone() }
-            .sorted_and_checked()
+        let version = self.version.saturating_add(1);
+        Self { version, members, copied: false, changed, nonce, ..self.clone() }.sorted_and_checked()
+    }
+
+    /// The next version, in which the homes to come are read from: they hold all that they will.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn with_copied(&self, changed: Change, nonce: String) -> Result<Self, RingError> {
+        let next = self.next(self.members.clone(), changed, nonce)?;
+        Ok(Self { copied: true, ..next })
     }
 
     /// The next version, with `member` added, or put in place of the one with its id.

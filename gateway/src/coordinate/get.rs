@@ -77,7 +77,7 @@ async fn attempt(shared: &Shared, read: &Read) -> Result<Seen, Unread> {
         shared.peers.submit(targets.address(node), call, read.deadline, reply_to);
     };
 
-    let mut machine = GetMachine::new(targets.homes.clone(), read.r, read.floor.clone());
+    let mut machine = GetMachine::new(targets.readable().to_vec(), read.r, read.floor.clone());
     let mut hedge_at = Some(started + shared.hedging.pause());
     let mut actions = machine.start();
     loop {
@@ -160,5 +160,5 @@ fn settle(shared: &Shared, read: &Read, targets: &Targets, outcome: GetOutcome<V
         let addresses = stale.iter().map(|node| targets.address(*node).to_owned()).collect();
         shared.repairs.offer(Repair { ring_version: targets.ring_version, record, addresses });
     }
-    Seen { container: merged, n: targets.homes.len(), answered, below_floor }
+    Seen { container: merged, n: targets.readable().len(), answered, below_floor }
 }

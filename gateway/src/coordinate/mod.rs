@@ -29,6 +29,8 @@ pub(crate) struct Targets {
     pub(crate) homes: Vec<Node>,
     /// The homes after the pending change; empty without one.
     pub(crate) next_homes: Vec<Node>,
+    /// Are the homes to come the ones to read from?
+    copied: bool,
 }
 
 #[derive(Debug)]
@@ -54,7 +56,13 @@ impl Targets {
                 next_homes.push(number(&mut nodes, member));
             }
         }
-        Self { ring_version: view.version(), nodes, homes, next_homes }
+        let copied = view.document.copied && !next_homes.is_empty();
+        Self { ring_version: view.version(), nodes, homes, next_homes, copied }
+    }
+
+    /// The homes to read from.
+    pub(crate) fn readable(&self) -> &[Node] {
+        if self.copied { &self.next_homes } else { &self.homes }
     }
 
     /// The number of the target with this id.
