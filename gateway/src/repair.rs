@@ -76,3 +76,23 @@ async fn carry_out(peers: &Peers, repair: Repair) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn repairs_that_wait_are_bounded_in_bytes() {
+        let (queue, mut waiting) = mpsc::channel(MAX_WAITING);
+        let repairs = Repairs { queue, bytes: Arc::default() };
+        let record = Bytes::from(vec![0; MAX_WAITING_BYTES / 2]);
+        for _ in 0..3 {
+            let record = record.clone();
+            repairs.offer(Repair { ring_version: 1, record, addresses: Vec::new() });
+        }
+        assert!(waiting.try_recv().is_ok() && waiting.try_recv().is_ok());
+        assert!(waiting.try_recv().is_err(), "the third was left to the next read");
+        assert_eq!(repairs.bytes.load(Ordering::Relaxed), MAX_WAITING_BYTES, "and is not counted");
+    }
+}

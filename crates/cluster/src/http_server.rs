@@ -255,4 +255,13 @@ mod tests {
             assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 4"), "{rest:?}");
         }
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_read_is_given_up() {
+        let (ours, theirs) = tokio::io::duplex(16);
+        let mut stream = FirstBytes::new(Box::new(ours), Duration::from_secs(600));
+        let stalled = stream.write_all(&[0; 64]).await.unwrap_err();
+        assert_eq!(stalled.kind(), io::ErrorKind::TimedOut);
+        drop(theirs);
+    }
 }

@@ -120,3 +120,25 @@ impl Outbox {
         io.shutdown().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use bytes::Bytes;
+    use cartwheel_core::frame::FrameKind;
+
+    use super::*;
+
+    #[test]
+    fn where_large_frames_find_no_room_small_ones_still_do() {
+        let outbox = Outbox::default();
+        let half = Bytes::from(vec![0; MAX_WAITING_BYTES / 2]);
+        let large = || Frame { body: half.clone(), ..Frame::bare(FrameKind::Answer) };
+        outbox.push(large()).unwrap();
+        outbox.push(large()).unwrap();
+        assert_eq!(outbox.push(large()), Err(Full::Full));
+        outbox.push(Frame::bare(FrameKind::Answer)).unwrap();
+        outbox.close();
+        assert_eq!(outbox.push(Frame::bare(FrameKind::Answer)), Err(Full::Closed));
+    }
+}

@@ -181,3 +181,22 @@ async fn a_version_is_confirmed_only_where_it_is_held_and_when_it_is_durable() {
     let flushed = confirm(1, Durability::Bucket).unwrap();
     assert_eq!(flushed.await, Ok(Durability::Bucket), "nothing is left to flush");
 }
+
+#[tokio::test]
+async fn what_is_held_is_confirmed_even_when_nothing_more_is_taken_in() {
+    let machine = Machine::with_disk();
+    let process = machine.boot().await;
+    let held = record("k", 1);
+    process.replicate(&held, Durability::Memory).unwrap().await.unwrap();
+    process.engine.close();
+    assert!(process.replicate(&record("k", 2), Durability::Memory).is_err());
+    let dot = held.container.siblings()[0].dot.clone();
+    let confirm = || {
+        let (sender, confirmed) = tokio::sync::oneshot::channel();
+        let done = Box::new(move |reached| sender.send(reached).unwrap());
+        process.engine.confirm(hash("k"), &dot, Durability::Disk, done).map(|()| confirmed)
+    };
+    assert_eq!(confirm().unwrap().await, Ok(Durability::Disk));
+    process.engine.fence();
+    assert!(matches!(confirm(), Err(Refusal::Unable(_))), "another process speaks for this node now");
+}
