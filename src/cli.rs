@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::bench;
+use crate::chaos;
 use crate::client::{self, Exit, Failure, Format, Output};
 use crate::serve;
 
@@ -41,8 +42,15 @@ pub enum Command {
     Ring(client::RingArgs),
     /// Show a key's partition, its homes and fallbacks, and who holds which clock
     Locate(client::LocateArgs),
+    /// Show the hints kept for storage nodes that were away
+    Hints(client::HintsArgs),
     /// Put load on a cluster and measure it
     Bench(Box<bench::BenchArgs>),
+    /// Run a cluster of real processes, inject faults, and check every acknowledged write
+    Chaos(Box<chaos::ChaosArgs>),
+    /// Run the embedded S3 server alone
+    #[command(hide = true)]
+    S3Server(serve::s3_server::S3ServerArgs),
 }
 
 /// Parses the process's arguments, runs the command and gives its exit status.
@@ -77,14 +85,18 @@ pub fn run(cli: Cli, output: &mut Output) -> Exit {
 
 fn format(command: &Command) -> Format {
     match command {
-        Command::Dev(_) | Command::StorageNode(_) | Command::Gateway(_) => Format::Text,
+        Command::Dev(_) | Command::StorageNode(_) | Command::Gateway(_) | Command::S3Server(_) => {
+            Format::Text
+        }
         Command::Get(args) => args.common.output,
         Command::Put(args) => args.common.output,
         Command::Delete(args) => args.common.output,
         Command::Status(args) => args.common.output,
         Command::Ring(args) => args.common.output,
         Command::Locate(args) => args.common.output,
+        Command::Hints(args) => args.common.output,
         Command::Bench(args) => args.output,
+        Command::Chaos(args) => args.output,
     }
 }
 
@@ -99,7 +111,10 @@ fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
         Command::Status(args) => single()?.block_on(client::status(&args, output)),
         Command::Ring(args) => single()?.block_on(client::ring(&args, output)),
         Command::Locate(args) => single()?.block_on(client::locate(&args, output)),
+        Command::Hints(args) => single()?.block_on(client::hints(&args, output)),
         Command::Bench(args) => bench::main(&args, output),
+        Command::Chaos(args) => chaos::main(&args, output),
+        Command::S3Server(args) => serve::s3_server::main(args, output),
     }
 }
 

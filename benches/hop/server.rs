@@ -139,7 +139,7 @@ impl Gateway {
 async fn read(State(gateway): State<Arc<Gateway>>, uri: Uri) -> Result<Bytes, StatusCode> {
     let namespace = Namespace::new(b"hop").map_err(|_| StatusCode::BAD_REQUEST)?;
     let key = Key::new(Bytes::copy_from_slice(uri.path().as_bytes())).map_err(|_| StatusCode::BAD_REQUEST)?;
-    gateway.ask(Asked::Read { namespace, key, values: true }).await
+    gateway.ask(Asked::Read { namespace, key, values: true, stands_for: None }).await
 }
 
 async fn write(State(gateway): State<Arc<Gateway>>, record: Bytes) -> Result<StatusCode, StatusCode> {

@@ -72,6 +72,29 @@ pub fn server_timing(total: Duration, replicas: Duration) -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
+/// Says that the bucket stood in for too few replicas, and as of when it was read, in milliseconds since 1970.
+pub fn put_degraded(headers: &mut HeaderMap, degraded: Option<u64>) {
+    if let Some(as_of_ms) = degraded {
+        put_header(headers, "cartwheel-degraded", &format!("bucket; as-of=\"{}\"", utc(as_of_ms)));
+    }
+}
+
+/// A time in UTC, to the second, as RFC 3339 writes it.
+pub(crate) fn utc(ms: u64) -> String {
+    let (days, seconds) = (ms / 86_400_000, ms / 1000 % 86_400);
+    // Days since 1 March of the year 0 (Hinnant, "chrono-compatible low-level date algorithms").
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// Puts a header in, if its value can be one.
 pub fn put_header(headers: &mut HeaderMap, name: &'static str, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
@@ -338,6 +361,14 @@ mod tests {
 
     async fn text(response: Response<Body>) -> String {
         String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn times_are_written_in_utc() {
+        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(951_782_400_000), "2000-02-29T00:00:00Z");
+        assert_eq!(utc(1_795_373_999_999), "2026-11-22T18:59:59Z");
+        assert_eq!(utc(4_107_542_399_000), "2100-02-28T23:59:59Z");
     }
 
     #[test]

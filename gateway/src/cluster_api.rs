@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
+use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{HeaderValue, Response, StatusCode, Uri, header};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use cartwheel_cluster::membership::View;
 use cartwheel_core::hash::KeyHash;
+use cartwheel_core::names::NodeId;
 use cartwheel_core::record::Record;
 use cartwheel_core::ring::Member;
 use cartwheel_core::wire::{Call, Reply, Request};
@@ -23,7 +26,7 @@ use crate::request::{DATA_PREFIX, parse_path};
 /// How long a node may take to say how it is.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
-fn answer(outcome: Result<Value, Problem>) -> Response<Body> {
+pub(crate) fn answer(outcome: Result<Value, Problem>) -> Response<Body> {
     match outcome {
         Ok(value) => {
             let mut body = serde_json::to_vec_pretty(&value).unwrap_or_default();
@@ -45,7 +48,7 @@ pub(crate) async fn cluster(State(shared): State<Arc<Shared>>) -> Response<Body>
 async fn cluster_value(shared: &Shared) -> Result<Value, Problem> {
     let view = shared.follower.view().ok_or_else(|| Problem::not_ready("no ring document was found yet"))?;
     let document = &view.document;
-    let members = join_all(document.members.iter().map(|m| member_status(shared, view.version(), m))).await;
+    let members = members(shared, &view).await;
     let pending: Vec<&str> = document
         .members
         .iter()
@@ -62,6 +65,11 @@ async fn cluster_value(shared: &Shared) -> Result<Value, Problem> {
     }))
 }
 
+/// Every member, and how it says it is.
+pub(crate) async fn members(shared: &Shared, view: &View) -> Vec<Value> {
+    join_all(view.document.members.iter().map(|m| member_status(shared, view.version(), m))).await
+}
+
 async fn member_status(shared: &Shared, ring_version: u64, member: &Member) -> Value {
     let mut value = json!({
         "id": member.id,
@@ -70,7 +78,12 @@ async fn member_status(shared: &Shared, ring_version: u64, member: &Member) -> V
         "weight": member.weight,
         "state": member.state,
         "reachable": false,
+        "liveness": shared.gossip.liveness(&member.id).as_str(),
     });
+    if let Some(word) = shared.gossip.word(&member.id) {
+        value["standing"] = word.standing.as_str().into();
+        value["rounds"] = word.rounds.into();
+    }
     let call = Call { ring_version, request: Request::Status };
     let deadline = Instant::now() + STATUS_TIMEOUT;
     let Ok(answer) = shared.peers.call(&member.address, &call, deadline).await else { return value };
@@ -152,22 +165,19 @@ async fn locate_value(shared: &Shared, uri: &Uri) -> Result<Value, Problem> {
     let fallbacks = view.current.fallbacks(hash);
     let fallbacks: Vec<_> = fallbacks.iter().filter_map(|index| view.current.member(*index)).collect();
     let ask = homes.iter().map(|home| {
-        let request = Request::Read { namespace: namespace.clone(), key: key.clone(), values: false };
+        let request =
+            Request::Read { namespace: namespace.clone(), key: key.clone(), values: false, stands_for: None };
         let call = Call { ring_version: view.version(), request };
         async move {
             let deadline = Instant::now() + STATUS_TIMEOUT;
             let answer = shared.peers.call(&home.address, &call, deadline).await;
             match answer.map(|a| a.reply) {
                 Ok(Reply::Absent) => json!({"id": home.id, "answer": "absent"}),
-                Ok(Reply::Found(bytes)) => match Record::decode(&bytes) {
-                    Ok(record) => json!({
-                        "id": home.id,
-                        "answer": "held",
-                        "clock": record.container.seen().to_string(),
-                        "siblings": record.container.siblings().len(),
-                    }),
-                    Err(error) => json!({"id": home.id, "answer": "damaged", "detail": error.to_string()}),
-                },
+                Ok(Reply::Found(bytes)) => held(&home.id, &bytes, "held"),
+                Ok(Reply::Partial(bytes)) if bytes.is_empty() => {
+                    json!({"id": home.id, "answer": "catching up"})
+                }
+                Ok(Reply::Partial(bytes)) => held(&home.id, &bytes, "catching up"),
                 Ok(other) => json!({"id": home.id, "answer": "refused", "detail": format!("{other:?}")}),
                 Err(_) => json!({"id": home.id, "answer": "unreachable"}),
             }
@@ -183,6 +193,18 @@ async fn locate_value(shared: &Shared, uri: &Uri) -> Result<Value, Problem> {
         "fallbacks": fallbacks.iter().map(|m| &m.id).collect::<Vec<_>>(),
         "holders": holders,
     }))
+}
+
+fn held(home: &NodeId, record: &Bytes, answer: &str) -> Value {
+    match Record::decode(record) {
+        Ok(record) => json!({
+            "id": home,
+            "answer": answer,
+            "clock": record.container.seen().to_string(),
+            "siblings": record.container.siblings().len(),
+        }),
+        Err(error) => json!({"id": home, "answer": "damaged", "detail": error.to_string()}),
+    }
 }
 
 /// `GET /readyz`: can data be served now?

@@ -16,7 +16,7 @@ use cartwheel_core::record::{Value, Version};
 use cartwheel_core::wire::Precondition;
 
 use crate::Shared;
-use crate::answer::{Form, QuorumMet, put_header, read_answer, server_timing, write_answer};
+use crate::answer::{Form, QuorumMet, put_degraded, put_header, read_answer, server_timing, write_answer};
 use crate::coordinate::get::{Read, Seen, get};
 use crate::coordinate::put::{Unwritten, Write, Written, put};
 use crate::coordinate::usable_view;
@@ -72,6 +72,7 @@ async fn read(shared: &Shared, parts: &Parts, arrived: Instant) -> Result<Respon
         key,
         hash,
         r: query.r,
+        sloppy: query.sloppy,
         values: !form.head,
         floor: context.unwrap_or_default(),
         deadline: arrived + query.deadline,
@@ -80,7 +81,7 @@ async fn read(shared: &Shared, parts: &Parts, arrived: Instant) -> Result<Respon
     let seen = match get(shared, &read).await {
         Ok(seen) => seen,
         Err(problem) => {
-            let missed = problem.quorum.as_ref().map(|missed| read_met(settings.n, read.r, missed.got));
+            let missed = problem.quorum.as_ref().map(|missed| read_met(settings.n, read.r, missed.tally));
             return Ok(refusal(problem, missed, arrived, asked));
         }
     };
@@ -94,8 +95,7 @@ async fn read(shared: &Shared, parts: &Parts, arrived: Instant) -> Result<Respon
     Ok(response)
 }
 
-fn read_met(n: usize, required: usize, answered: usize) -> QuorumMet {
-    let tally = Tally { home: answered, fallback: 0 };
+fn read_met(n: usize, required: usize, tally: Tally) -> QuorumMet {
     QuorumMet { op: "read", n, required, tally, durability: None }
 }
 
@@ -117,7 +117,8 @@ fn finish_read(shared: &Shared, read: &Read, seen: &Seen, response: &mut Respons
         let clock = shared.clock_key.sign(&read.namespace, &read.key, seen.container.seen());
         put_header(headers, "vector-clock", &clock);
     }
-    headers.insert("quorum", read_met(seen.n, read.r, seen.answered).header());
+    headers.insert("quorum", read_met(seen.n, read.r, seen.tally).header());
+    put_degraded(headers, seen.degraded);
     if seen.below_floor {
         headers.insert("stale", HeaderValue::from_static("?1"));
     }
@@ -152,6 +153,7 @@ async fn write(
         key: key.clone(),
         hash,
         r: query.r,
+        sloppy: query.sloppy,
         values: false,
         floor: Clock::new(),
         deadline,
@@ -164,24 +166,24 @@ async fn write(
         None => Clock::new(),
     };
     let version = version(shared, &namespace, &key, value, context.clone(), described);
-    let write = Write {
+    let write = Arc::new(Write {
         namespace,
         key,
         hash,
         version,
         w: query.w,
+        sloppy: query.sloppy,
         durability: query.durability,
         precondition,
         max_siblings: settings.max_siblings,
         deadline,
-    };
+    });
     let written = match put(shared, &write).await {
         Ok(written) => written,
         Err(unwritten) => {
             let problem = explain(shared, &write, unwritten);
             // A refusal by the replica that was to mint counts nobody.
-            let home = problem.quorum.as_ref().map_or(0, |missed| missed.got);
-            let tally = Tally { home, fallback: 0 };
+            let tally = problem.quorum.as_ref().map(|missed| missed.tally).unwrap_or_default();
             let met = QuorumMet { op: "write", n: settings.n, required: write.w, tally, durability: None };
             let reached = problem.quorum.is_some() || problem.clock.is_some();
             return Ok(refusal(problem, reached.then_some(met), arrived, asked));
@@ -201,7 +203,8 @@ async fn write(
     if !headers.contains_key("vector-clock") {
         put_header(headers, "vector-clock", &shared.clock_key.sign(&write.namespace, &write.key, &seen));
     }
-    let Written { n, tally, reached, .. } = written;
+    let Written { n, tally, reached, degraded, .. } = written;
+    put_degraded(headers, degraded);
     let met = QuorumMet { op: "write", n, required: write.w, tally, durability: Some(reached) };
     headers.insert("quorum", met.header());
     headers.insert("server-timing", server_timing(arrived.elapsed(), waited));

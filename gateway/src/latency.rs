@@ -38,6 +38,12 @@ impl Hedging {
         Duration::from_micros(self.0.lock().p95_micros).clamp(MIN_PAUSE, MAX_PAUSE)
     }
 
+    /// A request was answered: it adds its share to the budget.
+    pub(crate) fn earn(&self) {
+        let mut state = self.0.lock();
+        state.saved = (state.saved + BUDGET_PERCENT).min(MAX_SAVED);
+    }
+
     /// Takes one hedge out of the budget, if there is one.
     pub(crate) fn may_hedge(&self) -> bool {
         let mut state = self.0.lock();

@@ -9,12 +9,15 @@ mod config;
 mod coordinate;
 mod data;
 mod edge;
+mod hints_api;
+mod last_resort;
 mod latency;
 pub mod problem;
 mod repair;
 pub mod request;
 mod router;
 pub mod settings;
+mod trust;
 
 use std::io;
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinHandle;
 
 use cartwheel_bucket::SharedBucket;
+use cartwheel_cluster::gossip::GossipHandle;
 use cartwheel_cluster::http_server::serve;
 use cartwheel_cluster::membership::Follower;
 use cartwheel_cluster::peer::Peers;
@@ -33,9 +37,14 @@ use cartwheel_core::header::ClockKey;
 pub use config::GatewayConfig;
 
 use body::BodyBudget;
+use last_resort::LastResort;
 use latency::Hedging;
 use problem::Problem;
 use repair::Repairs;
+use trust::Trust;
+
+/// Writes that were answered and still go on, to the homes that have not taken them.
+const GOING_ON: usize = 4096;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -47,8 +56,14 @@ pub(crate) struct Shared {
     clock_key: ClockKey,
     hedging: Hedging,
     repairs: Repairs,
+    /// What a storage node says of the others.
+    gossip: GossipHandle,
+    trust: Trust,
+    last_resort: LastResort,
     bodies: Arc<BodyBudget>,
     in_flight: Semaphore,
+    /// Room for writes that were answered and still go on.
+    going_on: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -110,14 +125,19 @@ pub async fn start(
     let listener = seams.net.listen(&config.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?.to_string();
     let peers = Peers::new(seams.clone(), secret.node_token());
+    let follower = Follower::start(Arc::clone(&bucket), seams.clone(), config.ring_interval);
     let shared = Arc::new(Shared {
-        follower: Follower::start(bucket, seams.clone(), config.ring_interval),
         repairs: Repairs::start(peers.clone()),
+        gossip: GossipHandle::listen(peers.clone(), follower.clone(), seams.clone()),
+        trust: Trust::start(peers.clone(), follower.clone()),
+        last_resort: LastResort::new(bucket, seams.clone()),
+        follower,
         peers,
         clock_key: secret.clock_key(),
         hedging: Hedging::default(),
         bodies: BodyBudget::new(config.body_bytes),
         in_flight: Semaphore::new(config.in_flight),
+        going_on: Arc::new(Semaphore::new(GOING_ON)),
         seams,
         config,
     });

@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
-use cartwheel_core::quorum::Applied;
+use cartwheel_core::quorum::{Applied, Tally};
 use cartwheel_core::record::MAX_SIBLING_BYTES;
 
 /// How a quorum was missed.
@@ -14,6 +14,9 @@ pub struct Missed {
     pub wanted: usize,
     /// Answers that counted.
     pub got: usize,
+    /// Whose they were.
+    #[serde(skip)]
+    pub tally: Tally,
     /// What each node that was asked did.
     pub nodes: Vec<NodeOutcome>,
 }
@@ -152,6 +155,15 @@ impl Problem {
         Self { retry_after: Some(1), ..problem }
     }
 
+    /// 503: a write that is to reach the bucket, which takes nothing.
+    pub fn bucket_fails(failing: usize, homes: usize) -> Self {
+        let detail =
+            format!("{failing} of {homes} homes can't put anything into the bucket; try a lower durability");
+        let title = "The bucket takes nothing";
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "bucket-unavailable", title, detail);
+        Self { retry_after: Some(5), ..problem }
+    }
+
     /// 503: the cluster can't serve yet.
     pub fn not_ready(detail: impl Into<String>) -> Self {
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Not ready", detail);
@@ -175,6 +187,12 @@ impl Problem {
     #[must_use]
     pub fn applied(self, applied: Applied) -> Self {
         Self { applied: Some(applied), ..self }
+    }
+
+    /// The same problem with more detail.
+    #[must_use]
+    pub fn and(self, more: impl AsRef<str>) -> Self {
+        Self { detail: format!("{}; {}", self.detail, more.as_ref()), ..self }
     }
 
     /// The same problem with the key's clock.

@@ -8,7 +8,7 @@ use axum::routing::{any, get};
 use crate::Shared;
 use crate::edge::EdgeLayer;
 use crate::problem::Problem;
-use crate::{cluster_api, data};
+use crate::{cluster_api, data, hints_api};
 
 /// Requests in the house at once, those whose bodies still arrive included, as a multiple of those worked on.
 const ROOM: usize = 8;
@@ -21,6 +21,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/cluster", get(cluster_api::cluster))
         .route("/v1/cluster/ring", get(cluster_api::ring))
         .route("/v1/cluster/locate", get(cluster_api::locate))
+        .route("/v1/cluster/hints", get(hints_api::hints))
         .route("/readyz", get(cluster_api::ready))
         .fallback(|| async { Problem::no_such_path().into_response() })
         .layer(edge)

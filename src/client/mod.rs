@@ -3,6 +3,7 @@
 mod delete;
 mod exit;
 mod get;
+mod hints;
 pub mod http;
 mod locate;
 mod output;
@@ -22,6 +23,7 @@ use clap::Args;
 pub use delete::DeleteArgs;
 pub use exit::{Exit, Failure};
 pub use get::GetArgs;
+pub use hints::HintsArgs;
 pub use http::{Client, Gateway, Reply};
 pub use locate::LocateArgs;
 pub use output::{Align, Format, Output, base64, printable, put_bytes, table};
@@ -31,6 +33,7 @@ pub use status::StatusArgs;
 
 pub use delete::run as delete;
 pub use get::run as get;
+pub use hints::run as hints;
 pub use locate::run as locate;
 pub use put::run as put;
 pub use ring::run as ring;

@@ -42,6 +42,10 @@ struct Member {
     #[serde(default)]
     reachable: bool,
     #[serde(default)]
+    standing: Option<String>,
+    #[serde(default)]
+    hints: Vec<Kept>,
+    #[serde(default)]
     incarnation: Option<String>,
     #[serde(default)]
     keys: Option<u64>,
@@ -49,6 +53,13 @@ struct Member {
     memtable_bytes: Option<u64>,
     #[serde(default)]
     segments: Option<u64>,
+}
+
+/// Hints that a member keeps for another.
+#[derive(Debug, Deserialize)]
+struct Kept {
+    #[serde(default)]
+    keys: u64,
 }
 
 /// Runs `cartwheel status`.
@@ -97,6 +108,8 @@ fn text(cluster: &Cluster) -> String {
                 cell(&member.weight),
                 member.state.clone(),
                 if member.reachable { "yes" } else { "NO" }.to_owned(),
+                member.standing.clone().filter(|_| member.reachable).unwrap_or_else(|| "-".to_owned()),
+                dash(member.reachable.then(|| member.hints.iter().map(|kept| kept.keys).sum())),
                 dash(member.keys),
                 member.memtable_bytes.map_or_else(|| "-".to_owned(), crate::units::human_size),
                 dash(member.segments),
@@ -111,6 +124,8 @@ fn text(cluster: &Cluster) -> String {
         ("WEIGHT", Align::Right),
         ("STATE", Align::Left),
         ("REACHABLE", Align::Left),
+        ("STANDING", Align::Left),
+        ("HINTS", Align::Right),
         ("KEYS", Align::Right),
         ("MEMTABLE", Align::Right),
         ("SEGMENTS", Align::Right),

@@ -3,6 +3,7 @@
 
 pub mod dev;
 pub mod gateway;
+pub mod s3_server;
 pub mod storage_node;
 
 mod shutdown;

@@ -60,6 +60,10 @@ pub struct StorageNodeArgs {
     #[arg(long, value_name = "SIZE", env = "CARTWHEEL_FLUSH_BYTES", default_value = "64MiB",
           value_parser = crate::units::size_between(64 << 10, 1 << 30))]
     pub flush_bytes: u64,
+    /// Bytes of hints kept for other nodes; beyond it no more are taken (1MiB to 1TiB)
+    #[arg(long, value_name = "SIZE", env = "CARTWHEEL_HINT_BYTES", default_value = "1GiB",
+          value_parser = crate::units::size_between(1 << 20, 1 << 40))]
+    pub hint_bytes: u64,
     /// May the node add itself to the ring?
     #[arg(long, value_name = "WHEN", env = "CARTWHEEL_JOIN", default_value = "auto", value_enum)]
     pub join: Join,
@@ -111,6 +115,7 @@ async fn run(args: StorageNodeArgs, output: &mut Output) -> Result<Exit, Failure
         weight: args.weight,
         cache_bytes: args.cache,
         flush_interval: args.flush_interval,
+        hint_bytes: args.hint_bytes,
         flush_bytes: usize::try_from(args.flush_bytes).unwrap_or(usize::MAX),
         founding: Founding { replicas: args.replicas, partitions: args.partitions, ..Founding::default() },
         may_join: args.join == Join::Auto,

@@ -24,6 +24,11 @@ pub struct NodeConfig {
     pub flush_interval: Duration,
     /// …or holds so many bytes.
     pub flush_bytes: usize,
+    /// Bytes of hints kept for other nodes, beyond which no more are taken.
+    pub hint_bytes: u64,
+    /// Does a node that was away count for nothing until it has caught up? Always; only a test that shows what the
+    /// rule is for turns it off.
+    pub catches_up: bool,
     /// How a new cluster is laid out, if this node founds it.
     pub founding: Founding,
     /// May the node add itself to the ring?
@@ -47,6 +52,8 @@ impl NodeConfig {
             cache_bytes: 512 * 1024 * 1024,
             flush_interval: Duration::from_secs(10),
             flush_bytes: 64 * 1024 * 1024,
+            hint_bytes: 1024 * 1024 * 1024,
+            catches_up: true,
             founding: Founding::default(),
             may_join: true,
             unsafe_no_cas: false,

@@ -3,6 +3,7 @@
 //! Write path: clock index → log → memtable. Read path: clock index says absent → memtable → row cache →
 //! segments through the block cache. All that decides is done under one short lock; nothing under it waits.
 
+pub(crate) mod rules;
 mod scan;
 mod tables;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use moka::sync::Cache;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use cartwheel_bucket::SharedBucket;
 use cartwheel_core::clock::{Actor, Dot};
@@ -24,19 +26,20 @@ use cartwheel_core::container::Container;
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::names::{Key, Namespace};
 use cartwheel_core::quorum::Durability;
-use cartwheel_core::record::{Brief, MAX_SIBLING_BYTES, Record, Version, etag};
-use cartwheel_core::wire::{Precondition, Refusal, Tags};
+use cartwheel_core::record::{Brief, Record, Version};
+use cartwheel_core::wire::{Precondition, Refusal};
 
 use crate::index::{ClockIndex, Known};
 use crate::log::{Log, LogRefusal};
 use crate::memtable::{Flushed, Memtable, RecordKey};
 use crate::segments::{SegmentError, Segments, holds_all};
+use rules::{check_precondition, is_overfull, reached_by_log};
 use tables::{Incoming, Tables, whole};
 
 /// Stripes of write sequences; a power of two.
 const STRIPES: usize = 4096;
 /// Unflushed bytes at which writes are refused, as a multiple of the flush size.
-const MAX_UNFLUSHED: usize = 4;
+pub(crate) const MAX_UNFLUSHED: usize = 4;
 
 /// Called with the durability that a write has reached: the one asked, or less if the disk failed after the
 /// write was taken in. It can't be a refusal any more, for that would say that nothing was applied.
@@ -101,6 +104,8 @@ pub(crate) struct Engine {
     pub(crate) flush_now: Notify,
     /// Set when another process has taken over this node's name.
     fenced: AtomicBool,
+    /// Set while the bucket does not take what is flushed.
+    bucket_fails: AtomicBool,
 }
 
 impl std::fmt::Debug for Engine {
@@ -154,6 +159,7 @@ impl Engine {
             sequences: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
             flush_now: Notify::new(),
             fenced: AtomicBool::new(false),
+            bucket_fails: AtomicBool::new(false),
         }
     }
 
@@ -178,6 +184,20 @@ impl Engine {
         self.fenced.load(Ordering::Relaxed)
     }
 
+    /// Does the bucket not take what is flushed?
+    pub(crate) fn bucket_fails(&self) -> bool {
+        self.bucket_fails.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the bucket takes what is flushed. Who waits for it is told at once when it does not.
+    pub(crate) fn set_bucket_fails(&self, fails: bool) {
+        self.bucket_fails.store(fails, Ordering::Relaxed);
+        if fails {
+            let waiting = std::mem::take(&mut *self.waiting.lock());
+            waiting.into_iter().for_each(|(_, flushed)| flushed(Durability::Memory));
+        }
+    }
+
     fn sequence(&self, hash: KeyHash) -> &AtomicU64 {
         let stripe = usize::try_from(hash.0 % STRIPES as u128).unwrap_or(0);
         &self.sequences[stripe]
@@ -196,6 +216,9 @@ impl Engine {
         }
         if tables.unflushed_bytes() > MAX_UNFLUSHED * self.config.flush_bytes {
             return Err(Refusal::Overloaded);
+        }
+        if durability == Durability::Bucket && self.bucket_fails() {
+            return Err(Refusal::Unable("the bucket takes nothing at the moment".to_owned()));
         }
         match (&self.log, durability) {
             (None, Durability::Disk) => Err(Refusal::Unable("this node has no disk".to_owned())),
@@ -293,11 +316,11 @@ impl Engine {
             (Durability::Disk, Some(log)) => {
                 log.confirm(Box::new(move |result| done(reached_by_log(result.is_ok()))));
             }
+            (Durability::Bucket, _) if self.bucket_fails() => done(Durability::Memory),
             (Durability::Bucket, _) => match tables.memtables().filter(|table| !table.is_empty()).last() {
                 None => done(Durability::Bucket),
                 Some(table) => {
-                    let flushed = Box::new(move || done(Durability::Bucket));
-                    self.waiting.lock().push((table.log_number, flushed));
+                    self.waiting.lock().push((table.log_number, done));
                     self.flush_now.notify_one();
                 }
             },
@@ -338,7 +361,7 @@ impl Engine {
             Durability::Bucket => {
                 log(None);
                 let number = tables.active.log_number;
-                self.waiting.lock().push((number, Box::new(move || done(Durability::Bucket))));
+                self.waiting.lock().push((number, done));
             }
         }
     }
@@ -472,7 +495,7 @@ impl Engine {
 
     /// Makes a flushed memtable's segment visible, lets go of the memtable, and tells who waited.
     pub(crate) fn publish(&self, table: &Memtable, object: String, bytes: u64, known: (u64, u64)) {
-        self.segments.push(object, bytes, Some(known));
+        self.segments.push(object, bytes, Some(known), Some(Instant::now()));
         for (key, _) in table.iter() {
             self.sequence(key.hash).fetch_add(1, Ordering::AcqRel);
         }
@@ -483,7 +506,7 @@ impl Engine {
             waiting.extract_if(.., |(number, _)| *number <= table.log_number).collect::<Vec<_>>()
         };
         for (_, flushed) in flushed {
-            flushed();
+            flushed(Durability::Bucket);
         }
         self.warm(table);
     }
@@ -565,38 +588,6 @@ pub(crate) struct Figures {
     pub(crate) row_cache_bytes: u64,
     /// Bytes in the block cache.
     pub(crate) block_cache_bytes: u64,
-}
-
-/// What a write has reached that the log has, or has failed to keep.
-fn reached_by_log(synced: bool) -> Durability {
-    if synced { Durability::Disk } else { Durability::Memory }
-}
-
-/// Would the key get more siblings, or more bytes of them, than one may have?
-fn is_overfull(known: &Container<Brief>, request: &MintRequest) -> bool {
-    let context = &request.version.context;
-    let kept = || known.siblings().iter().filter(|s| !context.contains(&s.dot));
-    let bytes: u64 = kept().map(|s| s.version.size).sum();
-    let count = kept().count();
-    count >= request.max_siblings as usize
-        || (count > 0 && bytes + request.version.value.size() > MAX_SIBLING_BYTES)
-}
-
-fn check_precondition(precondition: &Precondition, known: &Container<Brief>) -> Result<(), Refusal> {
-    let exists = known.siblings().iter().any(|s| !s.version.deleted);
-    let matches = |tags: &Tags| {
-        exists
-            && match tags {
-                Tags::Any => true,
-                Tags::List(list) => list.contains(&etag(known.siblings().iter().map(|s| &s.dot))),
-            }
-    };
-    let holds = match precondition {
-        Precondition::None => true,
-        Precondition::IfMatch(tags) => matches(tags),
-        Precondition::IfNoneMatch(tags) => !matches(tags),
-    };
-    if holds { Ok(()) } else { Err(Refusal::Precondition(known.seen().clone())) }
 }
 
 fn decode(bytes: &Bytes) -> Result<Record, SegmentError> {

@@ -2,7 +2,8 @@
 //!
 //! An epoch is an object that is created once. A process takes the next one unless it can prove that it still
 //! holds every dot minted under the last: the process before it ended cleanly with all it had minted in the
-//! bucket, and nobody took an epoch, or this clean end, since.
+//! bucket, and nobody took an epoch, or this clean end, since. A second epoch is for versions that the process mints
+//! on behalf of homes that it stands in for.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,11 +30,58 @@ pub struct Incarnation {
     pub nonce: String,
 }
 
+/// The word that a clean end leaves on the disk.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CleanEnd {
+    incarnation: Incarnation,
+    /// The newest epoch that the process had leased: that of its hints.
+    newest: u32,
+}
+
+/// Why no further epoch could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// The bucket did not do its part.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// Another process of this name took it: this one has been replaced.
+    #[error("another process has taken over {0}")]
+    TakenOver(NodeId),
+}
+
+/// What a lease's object holds.
 #[derive(Debug, Serialize, Deserialize)]
 struct Lease {
-    #[serde(flatten)]
-    incarnation: Incarnation,
+    node: NodeId,
+    epoch: u32,
+    nonce: String,
+    /// The epoch of the process's own records, where this one is for what it mints for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    of: Option<u32>,
     at_ms: u64,
+}
+
+impl Lease {
+    fn body(me: &Incarnation, epoch: u32, seams: &Seams) -> Vec<u8> {
+        let (node, nonce) = (me.node.clone(), me.nonce.clone());
+        let of = (me.epoch != 0 && me.epoch != epoch).then_some(me.epoch);
+        let lease = Self { node, epoch, nonce, of, at_ms: seams.clock.now_ms() };
+        serde_json::to_vec_pretty(&lease).unwrap_or_default()
+    }
+}
+
+/// An incarnation with what is known of the process before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leased {
+    /// This process's.
+    pub me: Incarnation,
+    /// The last process's, if there was one.
+    pub last: Option<Incarnation>,
+    /// That one ended cleanly: this process holds every dot that it minted.
+    pub resumed: bool,
+    /// The newest epoch leased: that under which this process mints for homes that it stands in for.
+    pub newest: u32,
 }
 
 /// The object that says that the clean end of `incarnation` has been used. A disk can be copied or brought
@@ -44,6 +92,10 @@ fn resumed_object(incarnation: &Incarnation) -> String {
 
 fn prefix(node: &NodeId) -> String {
     format!("nodes/{node}/epochs/")
+}
+
+fn lease_object(node: &NodeId, epoch: u32) -> String {
+    format!("{}{epoch:010}.json", prefix(node))
 }
 
 impl Incarnation {
@@ -59,7 +111,7 @@ impl Incarnation {
         format!("{}-{}", self.epoch, self.nonce)
     }
 
-    /// Leases an incarnation for a process that starts now.
+    /// Leases an incarnation for a process that starts now, and an epoch for what it mints for others.
     ///
     /// # Errors
     /// Those of the bucket.
@@ -68,51 +120,106 @@ impl Incarnation {
         bucket: &dyn Bucket,
         seams: &Seams,
         disk: Option<&dyn Disk>,
-    ) -> Result<Self, BucketError> {
+    ) -> Result<Leased, BucketError> {
         let clean = match disk {
             Some(disk) => take_clean_end(disk).await,
             None => None,
         };
-        let nonce = format!("{:016x}", seams.random.next_u64());
-        let leases = list_all(bucket, &prefix(node)).await?;
-        let epoch_of = |o: &Listed| o.key.rsplit_once('/')?.1.strip_suffix(".json")?.parse::<u32>().ok();
-        let newest = leases.iter().filter_map(epoch_of).max();
-        let lease = |incarnation: &Self| {
-            let lease = Lease { incarnation: incarnation.clone(), at_ms: seams.clock.now_ms() };
-            serde_json::to_vec_pretty(&lease).unwrap_or_default()
+        let newest = Self::newest_lease(node, bucket).await?;
+        let last = match newest {
+            0 => None,
+            epoch => {
+                let lease = serde_json::from_slice::<Lease>(&bucket.get(&lease_object(node, epoch)).await?);
+                lease.ok().map(|Lease { node, epoch, nonce, of, .. }| Self {
+                    node,
+                    epoch: of.unwrap_or(epoch),
+                    nonce,
+                })
+            }
         };
-        if let (Some(clean), Some(newest)) = (clean, newest)
+        let fresh = Self { node: node.clone(), epoch: 0, nonce: format!("{:016x}", seams.random.next_u64()) };
+        if let Some(CleanEnd { incarnation: clean, newest: known }) = clean
             && clean.node == *node
-            && clean.epoch == newest
+            && known == newest
         {
-            let resumed = Self { node: node.clone(), epoch: newest, nonce: nonce.clone() };
-            if bucket.create(&resumed_object(&clean), lease(&resumed).into()).await? == Created::New {
-                return Ok(resumed);
+            let me = Self { epoch: clean.epoch, ..fresh.clone() };
+            let body = Lease::body(&me, me.epoch, seams).into();
+            if bucket.create(&resumed_object(&clean), body).await? == Created::New {
+                let newest = me.lease_next(bucket, seams, newest).await?;
+                return Ok(Leased { me, last, resumed: true, newest });
             }
         }
-        let next = newest.map_or(1, |n| n.saturating_add(1));
+        let epoch = fresh.lease_next(bucket, seams, newest).await?;
+        let me = Self { epoch, ..fresh };
+        let newest = me.lease_next(bucket, seams, epoch).await?;
+        Ok(Leased { me, last, resumed: false, newest })
+    }
+
+    /// Leases the first epoch after `known` that is free.
+    async fn lease_next(&self, bucket: &dyn Bucket, seams: &Seams, known: u32) -> Result<u32, BucketError> {
+        let next = known.saturating_add(1);
         for epoch in next..next.saturating_add(MAX_TRIES) {
-            let incarnation = Self { node: node.clone(), epoch, nonce: nonce.clone() };
-            let body = lease(&incarnation);
-            if bucket.create(&format!("{}{epoch:010}.json", prefix(node)), body.into()).await? == Created::New
-            {
-                return Ok(incarnation);
+            let body = Lease::body(self, epoch, seams);
+            if bucket.create(&lease_object(&self.node, epoch), body.into()).await? == Created::New {
+                return Ok(epoch);
             }
         }
         Err(BucketError::Unavailable {
-            key: prefix(node),
-            detail: format!("{MAX_TRIES} other processes took epochs of {node} at the same time"),
+            key: prefix(&self.node),
+            detail: format!("{MAX_TRIES} other processes took epochs of {} at the same time", self.node),
         })
     }
 
-    /// Leaves word that everything minted is in the bucket, and that this process mints no more.
-    pub async fn leave_clean_end(&self, disk: &dyn Disk) -> std::io::Result<()> {
-        disk.replace(CLEAN_FILE, serde_json::to_vec(self)?.into()).await
+    /// Leases the epoch under which this process mints for homes that it stands in for. It is another than that
+    /// of its own records and a new one after hints were handed over: a node that has let go of records can't
+    /// prove that it holds every dot minted under an epoch. `known` is the newest that this process has.
+    ///
+    /// # Errors
+    /// [`LeaseError::TakenOver`] if a newer process of this name is there.
+    pub async fn lease_for_hints(
+        &self,
+        bucket: &dyn Bucket,
+        seams: &Seams,
+        known: u32,
+    ) -> Result<u32, LeaseError> {
+        let epoch = known.saturating_add(1);
+        let body = Lease::body(self, epoch, seams);
+        match bucket.create(&lease_object(&self.node, epoch), body.into()).await? {
+            Created::New => Ok(epoch),
+            // Its own, if an earlier answer was lost.
+            Created::Exists => {
+                let lease = bucket.get(&lease_object(&self.node, epoch)).await?;
+                match serde_json::from_slice::<Lease>(&lease) {
+                    Ok(lease) if lease.nonce == self.nonce => Ok(epoch),
+                    _ => Err(LeaseError::TakenOver(self.node.clone())),
+                }
+            }
+        }
+    }
+
+    /// The newest epoch that any process of `node` has leased; 0 if none has.
+    ///
+    /// # Errors
+    /// Those of the bucket.
+    pub async fn newest_lease(node: &NodeId, bucket: &dyn Bucket) -> Result<u32, BucketError> {
+        let leases = list_all(bucket, &prefix(node)).await?;
+        Ok(leases.iter().filter_map(epoch_of).max().unwrap_or(0))
+    }
+
+    /// Leaves word that everything minted is in the bucket, and that this process mints no more. `newest` is the
+    /// newest epoch that it has leased.
+    pub async fn leave_clean_end(&self, disk: &dyn Disk, newest: u32) -> std::io::Result<()> {
+        let word = CleanEnd { incarnation: self.clone(), newest };
+        disk.replace(CLEAN_FILE, serde_json::to_vec(&word)?.into()).await
     }
 }
 
+fn epoch_of(lease: &Listed) -> Option<u32> {
+    lease.key.rsplit_once('/')?.1.strip_suffix(".json")?.parse().ok()
+}
+
 /// The clean end of the last process, taken away so that it counts only once.
-async fn take_clean_end(disk: &dyn Disk) -> Option<Incarnation> {
+async fn take_clean_end(disk: &dyn Disk) -> Option<CleanEnd> {
     let bytes = disk.read(CLEAN_FILE).await.ok()?;
     disk.delete(CLEAN_FILE).await.ok()?;
     serde_json::from_slice(&bytes).ok()
@@ -126,7 +233,7 @@ mod tests {
     use super::*;
     use crate::disk::MemoryDisk;
 
-    async fn lease(bucket: &MemoryBucket, disk: Option<&dyn Disk>) -> Incarnation {
+    async fn lease(bucket: &MemoryBucket, disk: Option<&dyn Disk>) -> Leased {
         let node = NodeId::new("node-a").unwrap();
         Incarnation::lease(&node, bucket, &Seams::real(), disk).await.unwrap()
     }
@@ -134,20 +241,24 @@ mod tests {
     #[tokio::test]
     async fn every_unclean_start_takes_a_new_epoch() {
         let (bucket, disk) = (MemoryBucket::new(), MemoryDisk::default());
-        assert_eq!(lease(&bucket, Some(&disk)).await.epoch, 1);
-        assert_eq!(lease(&bucket, Some(&disk)).await.epoch, 2);
-        assert_eq!(lease(&bucket, None).await.epoch, 3);
+        let first = lease(&bucket, Some(&disk)).await;
+        assert_eq!((first.me.epoch, first.newest, first.last), (1, 2, None));
+        let second = lease(&bucket, Some(&disk)).await;
+        assert_eq!((second.me.epoch, second.newest, second.resumed), (3, 4, false));
+        assert_eq!(second.last, Some(first.me), "under its own epoch, not that of its hints");
+        assert_eq!(lease(&bucket, None).await.me.epoch, 5);
     }
 
     #[tokio::test]
     async fn a_clean_end_keeps_the_epoch_once() {
         let (bucket, disk) = (MemoryBucket::new(), MemoryDisk::default());
         let first = lease(&bucket, Some(&disk)).await;
-        first.leave_clean_end(&disk).await.unwrap();
+        first.me.leave_clean_end(&disk, first.newest).await.unwrap();
         let second = lease(&bucket, Some(&disk)).await;
-        assert_eq!(second.epoch, 1);
-        assert_ne!(second.nonce, first.nonce, "object names never meet");
-        assert_eq!(lease(&bucket, Some(&disk)).await.epoch, 2, "the word counts only once");
+        assert!(second.resumed && second.me.epoch == 1);
+        assert_eq!(second.newest, 3, "what it mints for others is under a new one");
+        assert_ne!(second.me.nonce, first.me.nonce, "object names never meet");
+        assert_eq!(lease(&bucket, Some(&disk)).await.me.epoch, 4, "the word counts only once");
     }
 
     /// A disk brought back from a backup, or copied to a second machine, brings the word along.
@@ -155,25 +266,37 @@ mod tests {
     async fn a_copied_clean_end_counts_once_all_the_same() {
         let (bucket, disk, copy) = (MemoryBucket::new(), MemoryDisk::default(), MemoryDisk::default());
         let first = lease(&bucket, Some(&disk)).await;
-        first.leave_clean_end(&disk).await.unwrap();
-        first.leave_clean_end(&copy).await.unwrap();
-        assert_eq!(lease(&bucket, Some(&disk)).await.epoch, 1);
-        assert_eq!(lease(&bucket, Some(&copy)).await.epoch, 2);
+        first.me.leave_clean_end(&disk, first.newest).await.unwrap();
+        first.me.leave_clean_end(&copy, first.newest).await.unwrap();
+        assert_eq!(lease(&bucket, Some(&disk)).await.me.epoch, 1);
+        assert_eq!(lease(&bucket, Some(&copy)).await.me.epoch, 4);
     }
 
     #[tokio::test]
     async fn a_strange_object_among_the_leases_is_passed_over() {
         let (bucket, disk) = (MemoryBucket::new(), MemoryDisk::default());
         bucket.put("nodes/node-a/epochs/zz-notes.txt", "x".into()).await.unwrap();
-        assert_eq!(lease(&bucket, Some(&disk)).await.epoch, 1);
-        assert_eq!(lease(&bucket, Some(&disk)).await.epoch, 2);
+        assert_eq!(lease(&bucket, Some(&disk)).await.me.epoch, 1);
+        assert_eq!(lease(&bucket, Some(&disk)).await.me.epoch, 3);
     }
 
     #[tokio::test]
     async fn a_clean_end_does_not_count_after_somebody_elses_epoch() {
         let (bucket, disk) = (MemoryBucket::new(), MemoryDisk::default());
-        lease(&bucket, Some(&disk)).await.leave_clean_end(&disk).await.unwrap();
-        assert_eq!(lease(&bucket, None).await.epoch, 2);
-        assert_eq!(lease(&bucket, Some(&disk)).await.epoch, 3);
+        let first = lease(&bucket, Some(&disk)).await;
+        first.me.leave_clean_end(&disk, first.newest).await.unwrap();
+        assert_eq!(lease(&bucket, None).await.me.epoch, 3);
+        assert_eq!(lease(&bucket, Some(&disk)).await.me.epoch, 5);
+    }
+
+    #[tokio::test]
+    async fn who_was_replaced_gets_no_further_epoch() {
+        let (bucket, disk) = (MemoryBucket::new(), MemoryDisk::default());
+        let first = lease(&bucket, Some(&disk)).await;
+        let next = first.me.lease_for_hints(&bucket, &Seams::real(), first.newest).await.unwrap();
+        assert_eq!(next, 3);
+        assert_eq!(lease(&bucket, None).await.me.epoch, 4);
+        let refused = first.me.lease_for_hints(&bucket, &Seams::real(), next).await;
+        assert!(matches!(refused, Err(LeaseError::TakenOver(_))));
     }
 }

@@ -21,6 +21,8 @@ use crate::memtable::Memtable;
 /// The first pause after a failed upload; it doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// Failed uploads in a row after which writes that need the bucket are refused.
+const PATIENCE: u32 = 3;
 
 /// What flushing needs.
 pub(crate) struct Flusher {
@@ -75,14 +77,20 @@ impl Flusher {
         self.flushed += 1;
         let object = format!("{}{:010}.seg", self.me.segment_prefix(), self.flushed);
         let mut pause = FIRST_PAUSE;
+        let mut tries = 0;
         while let Err(error) = self.bucket.put(&object, built.bytes.clone()).await {
             tracing::warn!(%error, %object, "can't flush to the bucket; trying again");
             if *shutdown.borrow() {
                 return false;
             }
+            tries += 1;
+            if tries >= PATIENCE {
+                self.engine.set_bucket_fails(true);
+            }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
         }
+        self.engine.set_bucket_fails(false);
         let size = built.bytes.len() as u64;
         tracing::debug!(%object, records = built.records, bytes = size, "flushed");
         self.engine.publish(table, object, size, (built.tail_offset, built.records));
@@ -92,15 +100,8 @@ impl Flusher {
 
     /// Deletes the log files of what is in the bucket now.
     async fn forget_logs(&self, up_to: u64) {
-        let Some(disk) = &self.disk else { return };
-        let names = match disk.list().await {
-            Ok(names) => names,
-            Err(error) => return tracing::warn!(%error, "can't list the data directory"),
-        };
-        for name in names.iter().filter(|n| log::file_number(n).is_some_and(|n| n <= up_to)) {
-            if let Err(error) = disk.delete(name).await {
-                tracing::warn!(%error, %name, "can't delete a log file; its records are replayed once more");
-            }
+        if let Some(disk) = &self.disk {
+            log::forget(&**disk, log::RECORDS, up_to).await;
         }
     }
 
@@ -134,7 +135,7 @@ impl Flusher {
 }
 
 /// The segment of a memtable.
-fn build(table: &Memtable) -> Option<BuiltSegment> {
+pub(crate) fn build(table: &Memtable) -> Option<BuiltSegment> {
     let mut builder = SegmentBuilder::new();
     for (key, entry) in table.iter() {
         match Record::decode(&entry.record) {

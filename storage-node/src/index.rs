@@ -5,7 +5,7 @@
 //! know only part of its key; such entries are marked and not trusted for decisions.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 
 use bytes::Bytes;
 
@@ -13,25 +13,7 @@ use cartwheel_core::codec::Reader;
 use cartwheel_core::container::Container;
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::record::{Brief, decode_brief, encode_brief};
-
-/// The hash is uniform already: its halves together are the table's hash.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Identity(u64);
-
-impl Hasher for Identity {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for &b in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(b);
-        }
-    }
-    fn write_u128(&mut self, n: u128) {
-        let folded = (n ^ (n >> 64)) & u128::from(u64::MAX);
-        self.0 = u64::try_from(folded).unwrap_or(0);
-    }
-}
+use cartwheel_segments::Identity;
 
 #[derive(Debug)]
 struct Entry {

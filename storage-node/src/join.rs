@@ -7,39 +7,27 @@
 //! between neighbouring versions, what one acknowledges the other reads.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use cartwheel_bucket::SharedBucket;
 use cartwheel_cluster::membership::{self, Follower, View};
-use cartwheel_cluster::peer::Peers;
 use cartwheel_cluster::seams::Seams;
-use cartwheel_core::hash::KeyHash;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::quorum::Durability;
-use cartwheel_core::record::Record;
-use cartwheel_core::wire::{Call, Refusal, Reply, Request, split_page};
+use cartwheel_core::wire::{Reply, Request};
 
-use crate::engine::Engine;
-use crate::memtable::RecordKey;
+use crate::copier::Copier;
 
-/// How long one call of a change may take.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause before what failed is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Bytes of one page.
-const PAGE_BYTES: u32 = 1024 * 1024;
 
 /// What taking part in a change needs.
 pub(crate) struct Joiner {
     pub(crate) me: NodeId,
-    pub(crate) engine: Arc<Engine>,
-    pub(crate) peers: Peers,
+    pub(crate) copier: Copier,
     pub(crate) bucket: SharedBucket,
     pub(crate) seams: Seams,
     pub(crate) follower: Follower,
@@ -102,15 +90,9 @@ impl Joiner {
         }
     }
 
-    async fn call(&self, address: &str, view: &View, request: Request) -> Result<Reply, String> {
-        let call = Call { ring_version: view.version(), request };
-        let answer = self.peers.call(address, &call, Instant::now() + CALL_TIMEOUT).await;
-        Ok(answer.map_err(|e| format!("{address}: {e}"))?.reply)
-    }
-
     async fn greet(&self, view: &View) -> Result<(), String> {
         for member in view.current.members() {
-            match self.call(&member.address, view, Request::Hello).await? {
+            match self.copier.call(&member.address, view.version(), Request::Hello).await? {
                 Reply::Hello => {}
                 other => return Err(format!("{} answered {other:?}", member.id)),
             }
@@ -131,7 +113,7 @@ impl Joiner {
                 if copied.lock().from.contains(&(partition, *home)) {
                     continue;
                 }
-                let last = self.pull_from(view, partition, &member.address).await?;
+                let last = self.copier.pull(&member.address, view.version(), partition, None).await?;
                 let mut copied = copied.lock();
                 copied.last = last.or(copied.last.take());
                 copied.from.insert((partition, *home));
@@ -140,56 +122,7 @@ impl Joiner {
         let last = copied.lock().last.clone();
         match last {
             None => Ok(()),
-            Some(record) => self.keep(&record, Durability::Bucket).await,
-        }
-    }
-
-    async fn pull_from(&self, view: &View, partition: u32, address: &str) -> Result<Option<Bytes>, String> {
-        let mut after: Option<(KeyHash, Bytes)> = None;
-        let mut last = None;
-        loop {
-            let request = Request::Scan { partition, after: after.clone(), bytes: PAGE_BYTES };
-            let (more, records) = match self.call(address, view, request).await? {
-                Reply::Page { more, records } => (more, split_page(records).map_err(|e| e.to_string())?),
-                Reply::Refused(Refusal::Overloaded) => {
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-                other => return Err(format!("{address} answered {other:?}")),
-            };
-            for bytes in records {
-                self.keep(&bytes, Durability::Memory).await?;
-                let record = Record::decode(&bytes).map_err(|e| e.to_string())?;
-                let hash = KeyHash::of(view.document.hash_seed, &record.namespace, &record.key);
-                let key = RecordKey::new(hash, &record.namespace, &record.key);
-                after = Some((key.hash, key.name));
-                last = Some(bytes);
-            }
-            if !more {
-                return Ok(last);
-            }
-        }
-    }
-
-    /// Takes in a record, waiting while the memtable is full.
-    async fn keep(&self, bytes: &Bytes, durability: Durability) -> Result<(), String> {
-        let record = Record::decode(bytes).map_err(|e| e.to_string())?;
-        let Some(view) = self.follower.view() else { return Err("no ring".to_owned()) };
-        let hash = KeyHash::of(view.document.hash_seed, &record.namespace, &record.key);
-        let bytes = Bytes::copy_from_slice(bytes);
-        loop {
-            let (sender, reached) = oneshot::channel();
-            let done = Box::new(move |reached| {
-                let _ = sender.send(reached);
-            });
-            match self.engine.replicate(hash, &record, &bytes, durability, done) {
-                Ok(()) => {
-                    let reached = reached.await.map_err(|_| "the node is shutting down".to_owned())?;
-                    return if reached >= durability { Ok(()) } else { Err(format!("only in {reached}")) };
-                }
-                Err(Refusal::Overloaded) => tokio::time::sleep(PAUSE).await,
-                Err(refusal) => return Err(format!("{refusal:?}")),
-            }
+            Some(record) => self.copier.keep(&record, Durability::Bucket).await.map(drop),
         }
     }
 }

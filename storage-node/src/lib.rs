@@ -4,19 +4,25 @@
 //! through `flush`. [`start`] is the whole life of a node: probe the store, join the ring, lease an epoch,
 //! recover, serve.
 
+mod catch_up;
 mod config;
+mod copier;
 pub mod disk;
 mod engine;
 pub mod epoch;
 mod flush;
+mod hints;
 mod index;
 mod join;
 mod log;
+mod loss;
 pub mod manifests;
 mod memtable;
+mod offer;
+mod pace;
 mod recovery;
-mod segments;
 mod service;
+mod standing;
 #[cfg(test)]
 mod testing;
 
@@ -33,30 +39,43 @@ use tokio::time::Instant;
 
 use cartwheel_bucket::{BucketError, ProbeVerdict, SharedBucket, probe_conditional_create};
 use cartwheel_cluster::frames;
+use cartwheel_cluster::gossip::GossipHandle;
 use cartwheel_cluster::http_server::{Limits, serve};
 use cartwheel_cluster::membership::{self, Follower, MembershipError};
 use cartwheel_cluster::peer::{FRAMES_PATH, Peers};
 use cartwheel_cluster::seams::Seams;
 use cartwheel_cluster::secret::ClusterSecret;
 use cartwheel_core::clock::Actor;
+use cartwheel_core::gossip::Word;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::ring::{Member, MemberState};
+use cartwheel_segments as segments;
 
 pub use config::NodeConfig;
 
+use catch_up::CatchUp;
+use copier::Copier;
 use disk::Disk;
 use engine::{Engine, EngineConfig};
-use epoch::Incarnation;
+use epoch::{Incarnation, Leased};
 use flush::Flusher;
+use hints::{Hints, HintsConfig};
 use join::Joiner;
 use log::Log;
 use manifests::ManifestsError;
-use service::Service;
+use pace::Pace;
+use segments::manifests::ManifestReadError;
+use service::{Parts, Service};
+use standing::Stand;
 
 /// How long a node waits for a bucket that does not answer at start.
 const START_PATIENCE: Duration = Duration::from_secs(60);
+/// The pause before a step that the bucket failed is tried again.
+const START_PAUSE: Duration = Duration::from_millis(500);
 /// The share of the cache that holds rows; the rest holds blocks.
 const ROW_SHARE: u64 = 2;
+/// Bytes of hints in memory that lie in the bucket too.
+const HINTS_IN_MEMORY: usize = 64 * 1024 * 1024;
 
 /// Why a storage node could not start.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +107,37 @@ pub enum StartError {
         /// What is wrong with it.
         error: io::Error,
     },
+}
+
+impl StartError {
+    /// May the same step work later?
+    fn is_retryable(&self) -> bool {
+        match self {
+            Self::Bucket(error)
+            | Self::Membership(MembershipError::Bucket(error))
+            | Self::Manifest(ManifestsError::Bucket(error)) => error.is_retryable(),
+            Self::Manifest(ManifestsError::Read(ManifestReadError::Bucket(error))) => error.is_retryable(),
+            _ => false,
+        }
+    }
+}
+
+impl From<loss::LossError> for StartError {
+    fn from(error: loss::LossError) -> Self {
+        match error {
+            loss::LossError::Bucket(error) => Self::Bucket(error),
+            loss::LossError::Disk(error) => Self::Disk(error),
+        }
+    }
+}
+
+impl From<hints::FindError> for StartError {
+    fn from(error: hints::FindError) -> Self {
+        match error {
+            hints::FindError::Bucket(error) => Self::Bucket(error),
+            hints::FindError::Disk(error) => Self::Disk(error),
+        }
+    }
 }
 
 /// A storage node that serves.
@@ -152,24 +202,79 @@ pub async fn start(
         weight: config.weight,
         state: MemberState::Joining,
     };
-    let document = membership::ensure_member(&*bucket, &seams, me, config.founding, config.may_join).await?;
+    let patience = Patience::new();
+    let document = patience
+        .with(|| async {
+            let me = me.clone();
+            Ok(membership::ensure_member(&*bucket, &seams, me, config.founding, config.may_join).await?)
+        })
+        .await?;
     let follower = Follower::start(Arc::clone(&bucket), seams.clone(), config.ring_interval);
-    let incarnation = Incarnation::lease(&config.id, &*bucket, &seams, disk.as_deref()).await?;
+    let lease = || async { Ok(Incarnation::lease(&config.id, &*bucket, &seams, disk.as_deref()).await?) };
+    let leased = patience.with(lease).await?;
+    let Leased { me: incarnation, last, resumed, newest } = leased;
+    let assess =
+        || async { Ok(loss::assess(&incarnation, last.as_ref(), resumed, disk.as_deref(), &bucket).await?) };
+    let loss = patience.with(assess).await?;
+    let found = patience.with(|| async { Ok(recovery::find_segments(&bucket, &config.id).await?) }).await?;
+    let hash_seed = document.hash_seed;
     let recovered =
-        recover(&config, &incarnation, document.hash_seed, disk.clone(), Arc::clone(&bucket)).await?;
+        recover(&config, &incarnation, hash_seed, disk.clone(), Arc::clone(&bucket), found).await?;
     let Recovered { engine, log, manifest_version } = recovered;
+    let find = || async { Ok(hints::find(&config.id, hash_seed, disk.as_deref(), &bucket).await?) };
+    let found = patience.with(find).await?;
+    let limits = HintsConfig {
+        max_bytes: config.hint_bytes,
+        unstored_bytes: (config.flush_bytes * engine::MAX_UNFLUSHED) as u64,
+        memory_bytes: HINTS_IN_MEMORY,
+    };
+    let whose = (incarnation.clone(), newest);
+    let hints = Hints::new(limits, whose, Arc::clone(&bucket), disk.clone(), seams.clone(), found);
+    let hints = Arc::new(hints);
 
     let view = membership::View::new(document);
     let token = secret.node_token();
-    let service = Service::new(Arc::clone(&engine), incarnation.clone(), follower.clone(), &view);
-    let router = router(Arc::new(service), token.clone());
+    let peers = Peers::new(seams.clone(), token.clone());
+    let stand = Stand::new(config.catches_up);
+    let gossip = GossipHandle::start(
+        peers.clone(),
+        follower.clone(),
+        seams.clone(),
+        config.id.clone(),
+        word(&config.id, &stand, &hints, &engine, &follower),
+    );
+    let pace = Arc::new(Pace::new());
+    let copier =
+        Copier { engine: Arc::clone(&engine), peers: peers.clone(), pace: Arc::clone(&pace), hash_seed };
+    let catch_up = Arc::new(CatchUp {
+        me: incarnation.clone(),
+        stand: Arc::clone(&stand),
+        copier: copier.clone(),
+        follower: follower.clone(),
+        gossip: gossip.clone(),
+        bucket: Arc::clone(&bucket),
+        disk: disk.clone(),
+        loss,
+    });
+    let parts = Parts {
+        engine: Arc::clone(&engine),
+        hints: Arc::clone(&hints),
+        stand: Arc::clone(&stand),
+        catch_up: Arc::clone(&catch_up),
+        gossip,
+        peers,
+        pace,
+        me: incarnation.clone(),
+        follower: follower.clone(),
+    };
+    let service = Service::new(parts, &view);
+    let router = router(Arc::new(service), token);
     let joiner = Joiner {
         me: config.id.clone(),
-        engine: Arc::clone(&engine),
-        peers: Peers::new(seams.clone(), token),
+        copier: copier.clone(),
         bucket: Arc::clone(&bucket),
         seams: seams.clone(),
-        follower,
+        follower: follower.clone(),
     };
     let flusher = Flusher {
         engine: Arc::clone(&engine),
@@ -186,23 +291,32 @@ pub async fn start(
     let ended = tokio::spawn({
         let incarnation = incarnation.clone();
         async move {
-            let loading = tokio::spawn(recovery::load_index(Arc::clone(&engine)));
-            let joining = tokio::spawn(joiner.run());
+            let offering = offer::offer(incarnation.node.clone(), Arc::clone(&hints), copier, follower);
+            let background = [
+                tokio::spawn(recovery::load_index(Arc::clone(&engine))),
+                tokio::spawn(joiner.run()),
+                tokio::spawn(stand.run()),
+                tokio::spawn(catch_up.run()),
+                tokio::spawn(offering),
+            ];
             let (flush_stop, flush_stopped) = watch::channel(false);
+            let uploading = tokio::spawn(Arc::clone(&hints).upload(flush_stopped.clone()));
             let flushing = tokio::spawn(flusher.run(flush_stopped));
             serve(listener, router, Limits::default(), stopped).await;
             // Connections that were upgraded to frames live on; they get no more writes in.
             engine.close();
-            joining.abort();
-            loading.abort();
+            background.iter().for_each(JoinHandle::abort);
             let _ = flush_stop.send(true);
             let flushed = flushing.await.unwrap_or(false);
+            if uploading.await.is_err() {
+                tracing::error!("the hints were not brought to an end");
+            }
             let logged = match &log {
                 Some(log) => log.close().await,
                 None => false,
             };
             if let (true, Some(disk)) = (flushed && logged && !engine.is_fenced(), &disk)
-                && let Err(error) = incarnation.leave_clean_end(&**disk).await
+                && let Err(error) = incarnation.leave_clean_end(&**disk, hints.newest_epoch()).await
             {
                 tracing::warn!(%error, "can't leave a clean end; the next start takes a new epoch");
             }
@@ -212,24 +326,44 @@ pub async fn start(
     Ok(RunningNode { id: config.id, address, incarnation, stop, ended })
 }
 
-/// Makes sure that the store can be relied on, waiting a while for one that does not answer yet.
+/// Makes sure that the store can be relied on.
 async fn probe(bucket: &SharedBucket, seams: &Seams, unsafe_no_cas: bool) -> Result<(), StartError> {
-    let give_up = Instant::now() + START_PATIENCE;
-    loop {
-        match probe_conditional_create(&**bucket, seams.random.next_u128()).await {
-            Ok(ProbeVerdict::Sound) => return Ok(()),
-            Ok(ProbeVerdict::IgnoresConditions { winners }) if unsafe_no_cas => {
-                tracing::warn!(winners, "the store does not honour conditional creates; going on as told");
-                return Ok(());
+    let verdict = Patience::new()
+        .with(|| async { Ok(probe_conditional_create(&**bucket, seams.random.next_u128()).await?) })
+        .await?;
+    match verdict {
+        ProbeVerdict::Sound => Ok(()),
+        ProbeVerdict::IgnoresConditions { winners } if unsafe_no_cas => {
+            tracing::warn!(winners, "the store does not honour conditional creates; going on as told");
+            Ok(())
+        }
+        ProbeVerdict::IgnoresConditions { winners } => Err(StartError::NoConditionalCreate(winners)),
+    }
+}
+
+/// Waits a while for a bucket that does not answer.
+struct Patience {
+    until: Instant,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self { until: Instant::now() + START_PATIENCE }
+    }
+
+    /// Does one step of a start, again if the bucket fails that may not fail the next time.
+    async fn with<T, F>(&self, step: impl Fn() -> F) -> Result<T, StartError>
+    where
+        F: Future<Output = Result<T, StartError>>,
+    {
+        loop {
+            match step().await {
+                Err(error) if error.is_retryable() && Instant::now() < self.until => {
+                    tracing::warn!(%error, "the bucket does not answer; waiting for it");
+                    tokio::time::sleep(START_PAUSE).await;
+                }
+                outcome => return outcome,
             }
-            Ok(ProbeVerdict::IgnoresConditions { winners }) => {
-                return Err(StartError::NoConditionalCreate(winners));
-            }
-            Err(error) if error.is_retryable() && Instant::now() < give_up => {
-                tracing::warn!(%error, "the bucket does not answer yet; waiting for it");
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -240,13 +374,14 @@ struct Recovered {
     manifest_version: u64,
 }
 
-/// Finds what earlier processes left: segments in the bucket, records in the log.
+/// Puts together what earlier processes left: segments in the bucket, records in the log.
 async fn recover(
     config: &NodeConfig,
     incarnation: &Incarnation,
     hash_seed: u64,
     disk: Option<Arc<dyn Disk>>,
     bucket: SharedBucket,
+    segments: recovery::FoundSegments,
 ) -> Result<Recovered, StartError> {
     let found = match &disk {
         Some(disk) => recovery::read_logs(disk).await.map_err(StartError::Disk)?,
@@ -254,7 +389,7 @@ async fn recover(
     };
     // What is replayed belongs to the newest old file; new writes go to one of their own.
     let log_number = found.newest + 1;
-    let log = disk.map(|disk| Log::start(disk, log_number));
+    let log = disk.map(|disk| Log::start(disk, log::RECORDS, log_number));
     let actor = Actor { node: config.id.clone(), epoch: incarnation.epoch };
     let engine_config = EngineConfig {
         flush_bytes: config.flush_bytes,
@@ -262,13 +397,40 @@ async fn recover(
         block_cache_bytes: config.cache_bytes - config.cache_bytes / ROW_SHARE,
     };
     let engine = Engine::new(engine_config, actor, hash_seed, Arc::clone(&bucket), log.clone(), log_number);
-    let manifest_version = recovery::find_segments(&engine, &bucket, &config.id).await?;
+    for (object, bytes, known, born) in segments.segments {
+        engine.segments.push(object, bytes, known, born);
+    }
     let replayed = found.records.len();
     for (record, bytes) in found.records {
         engine.replay(&record, &bytes);
     }
     tracing::info!(segments = engine.segments.all().len(), replayed, "recovered");
+    let manifest_version = segments.manifest_version;
     Ok(Recovered { engine: Arc::new(engine), log, manifest_version })
+}
+
+/// What this node says of itself to the others.
+fn word(
+    me: &NodeId,
+    stand: &Arc<Stand>,
+    hints: &Arc<Hints>,
+    engine: &Arc<Engine>,
+    follower: &Follower,
+) -> Box<dyn Fn() -> Word + Send + Sync> {
+    let (me, stand, hints) = (me.clone(), Arc::clone(stand), Arc::clone(hints));
+    let (engine, follower) = (Arc::clone(engine), follower.clone());
+    Box::new(move || Word {
+        node: me.clone(),
+        generation: u64::from(hints.newest_epoch()),
+        beat: 0,
+        ring_version: follower.view().map_or(0, |view| view.version()),
+        standing: stand.level(),
+        rounds: stand.rounds(),
+        bucket_fails: engine.bucket_fails(),
+        unflushed_bytes: engine.figures().memtable_bytes as u64,
+        hints: hints.held(),
+        away: hints.away(),
+    })
 }
 
 fn router(service: Arc<Service>, token: cartwheel_cluster::secret::NodeToken) -> Router {

@@ -2,7 +2,8 @@
 //!
 //! Group commit without a timer: whatever queued during the last sync is the next batch. Records that nobody waits
 //! for do not start a sync by themselves: they go with the next one, or after a moment. A file per memtable,
-//! `log-{number:010}`; a file goes when its memtable is in the bucket.
+//! `log-{number:010}`; a file goes when its memtable is in the bucket. Hints have a log of their own, of the same
+//! form: `hints-{number:010}`.
 //!
 //! ```text
 //! file   "CWLOG001", entries
@@ -67,21 +68,39 @@ impl std::fmt::Debug for Log {
     }
 }
 
-/// The name of log file `number`.
-pub(crate) fn file_name(number: u64) -> String {
-    format!("log-{number:010}")
+/// What the files of the log of records are called.
+pub(crate) const RECORDS: &str = "log";
+/// What the files of the log of hints are called.
+pub(crate) const HINTS: &str = "hints";
+
+/// The name of file `number` of a log.
+fn file_name(files: &str, number: u64) -> String {
+    format!("{files}-{number:010}")
 }
 
-/// The number of a log file.
-pub(crate) fn file_number(name: &str) -> Option<u64> {
-    name.strip_prefix("log-")?.parse().ok()
+/// The number of a file of a log.
+pub(crate) fn file_number(files: &str, name: &str) -> Option<u64> {
+    name.strip_prefix(files)?.strip_prefix('-')?.parse().ok()
+}
+
+/// Deletes the files of a log up to `number`; one that stays is replayed once more.
+pub(crate) async fn forget(disk: &dyn Disk, files: &str, up_to: u64) {
+    let names = match disk.list().await {
+        Ok(names) => names,
+        Err(error) => return tracing::warn!(%error, "can't list the data directory"),
+    };
+    for name in names.iter().filter(|name| file_number(files, name).is_some_and(|n| n <= up_to)) {
+        if let Err(error) = disk.delete(name).await {
+            tracing::warn!(%error, %name, "can't delete a log file; its records are replayed once more");
+        }
+    }
 }
 
 impl Log {
-    /// Starts the committer, appending to file `number`.
-    pub(crate) fn start(disk: Arc<dyn Disk>, number: u64) -> Arc<Self> {
+    /// Starts the committer, appending to file `number` of those called `files`.
+    pub(crate) fn start(disk: Arc<dyn Disk>, files: &'static str, number: u64) -> Arc<Self> {
         let log = Arc::new(Self { queue: Mutex::default(), wake: Notify::new(), drained: Notify::new() });
-        tokio::spawn(commit(Arc::clone(&log), disk, number));
+        tokio::spawn(commit(Arc::clone(&log), disk, files, number));
         log
     }
 
@@ -174,7 +193,7 @@ pub(crate) enum LogRefusal {
     Failed(String),
 }
 
-async fn commit(log: Arc<Log>, disk: Arc<dyn Disk>, first: u64) {
+async fn commit(log: Arc<Log>, disk: Arc<dyn Disk>, files: &'static str, first: u64) {
     let mut number = first;
     let mut fresh = true;
     let mut batch = BytesMut::new();
@@ -191,12 +210,12 @@ async fn commit(log: Arc<Log>, disk: Arc<dyn Disk>, first: u64) {
                 }
                 Item::Confirm(done) => waiting.push(done),
                 Item::Rotate(next) => {
-                    sync(&log, &*disk, number, &mut batch, &mut waiting).await;
+                    sync(&log, &*disk, &file_name(files, number), &mut batch, &mut waiting).await;
                     (number, fresh) = (next, true);
                 }
             }
         }
-        sync(&log, &*disk, number, &mut batch, &mut waiting).await;
+        sync(&log, &*disk, &file_name(files, number), &mut batch, &mut waiting).await;
         // Whoever can run now, the senders of the answers just given among them, may add to the next batch.
         for _ in 0..YIELDS {
             tokio::task::yield_now().await;
@@ -205,7 +224,7 @@ async fn commit(log: Arc<Log>, disk: Arc<dyn Disk>, first: u64) {
     log.drained.notify_one();
 }
 
-async fn sync(log: &Log, disk: &dyn Disk, number: u64, batch: &mut BytesMut, waiting: &mut Vec<Done>) {
+async fn sync(log: &Log, disk: &dyn Disk, file: &str, batch: &mut BytesMut, waiting: &mut Vec<Done>) {
     if batch.is_empty() && waiting.is_empty() {
         return;
     }
@@ -216,7 +235,7 @@ async fn sync(log: &Log, disk: &dyn Disk, number: u64, batch: &mut BytesMut, wai
         Some(why) => Err(why),
         // All that came before was synced when it was written.
         None if bytes.is_empty() => Ok(()),
-        None => match disk.append(&file_name(number), bytes).await {
+        None => match disk.append(file, bytes).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 let why = format!("write-ahead log: {error}");
@@ -292,7 +311,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_acknowledged_is_replayed_and_rotation_splits_files() {
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
-        let log = Log::start(Arc::clone(&disk), 3);
+        let log = Log::start(Arc::clone(&disk), RECORDS, 3);
         let (sender, mut acked) = tokio::sync::mpsc::unbounded_channel();
         for n in 0..5 {
             let sender = sender.clone();
@@ -313,7 +332,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn records_that_nobody_waits_for_go_with_the_next_sync_or_after_a_moment() {
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
-        let log = Log::start(Arc::clone(&disk), 1);
+        let log = Log::start(Arc::clone(&disk), RECORDS, 1);
         log.push(record(1), None);
         tokio::task::yield_now().await;
         assert!(disk.list().await.unwrap().is_empty());
@@ -332,7 +351,7 @@ mod tests {
     #[tokio::test]
     async fn a_confirmation_comes_after_all_that_was_queued_before_it() {
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
-        let log = Log::start(Arc::clone(&disk), 1);
+        let log = Log::start(Arc::clone(&disk), RECORDS, 1);
         for n in 0..2 {
             log.push(record(n), None);
             let (sender, confirmed) = tokio::sync::oneshot::channel();
@@ -391,7 +410,7 @@ mod tests {
     #[tokio::test]
     async fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
         let disk: Arc<dyn Disk> = Arc::new(FailingOnce::default());
-        let log = Log::start(disk, 1);
+        let log = Log::start(disk, RECORDS, 1);
         for n in 0..2 {
             let (sender, acked) = tokio::sync::oneshot::channel();
             log.push(record(n), Some(Box::new(move |r| sender.send(r.is_ok()).unwrap())));

@@ -1,9 +1,12 @@
-//! Committing and reading this node's manifest.
+//! Committing this node's manifest, and finding out that another process took over.
 
-use cartwheel_bucket::{Bucket, BucketError, Created, list_all};
+use cartwheel_bucket::{Bucket, BucketError, Created};
 use cartwheel_cluster::seams::Seams;
-use cartwheel_core::manifest::{MANIFEST_FORMAT, Manifest, ManifestError, SegmentEntry};
+use cartwheel_core::manifest::{MANIFEST_FORMAT, Manifest, SegmentEntry};
 use cartwheel_core::names::NodeId;
+use cartwheel_segments::manifests::ManifestReadError;
+
+pub use cartwheel_segments::manifests::newest;
 
 use crate::epoch::Incarnation;
 
@@ -17,13 +20,8 @@ pub enum ManifestsError {
     #[error(transparent)]
     Bucket(#[from] BucketError),
     /// A manifest in the bucket can't be read.
-    #[error("{object}: {error}")]
-    Unreadable {
-        /// The object.
-        object: String,
-        /// What is wrong.
-        error: ManifestError,
-    },
+    #[error(transparent)]
+    Read(#[from] ManifestReadError),
     /// Another process, of a newer epoch, writes this node's manifest.
     #[error("another process has taken over {node} as epoch {epoch}")]
     TakenOver {
@@ -32,27 +30,6 @@ pub enum ManifestsError {
         /// The other process's epoch.
         epoch: u32,
     },
-}
-
-/// The newest manifest of `node`, if there is one.
-///
-/// # Errors
-/// [`ManifestsError`].
-pub async fn newest(bucket: &dyn Bucket, node: &NodeId) -> Result<Option<Manifest>, ManifestsError> {
-    loop {
-        let Some(last) = list_all(bucket, &Manifest::prefix(node)).await?.pop() else { return Ok(None) };
-        match bucket.get(&last.key).await {
-            Ok(bytes) => {
-                let parsed = Manifest::parse(&bytes);
-                return parsed
-                    .map(Some)
-                    .map_err(|error| ManifestsError::Unreadable { object: last.key, error });
-            }
-            // Superseded and deleted since it was listed.
-            Err(BucketError::NotFound { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// Writes the manifest version after `known` with these segments and returns the version written. A version
@@ -117,7 +94,7 @@ async fn forget(bucket: &dyn Bucket, node: &NodeId, version: u64) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use cartwheel_bucket::MemoryBucket;
+    use cartwheel_bucket::{MemoryBucket, list_all};
 
     use super::*;
 

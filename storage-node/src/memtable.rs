@@ -4,43 +4,12 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
-use cartwheel_core::container::Container;
 use cartwheel_core::hash::KeyHash;
-use cartwheel_core::names::{Key, Namespace};
-use cartwheel_core::record::{Record, Version};
+use cartwheel_core::quorum::Durability;
 
-/// What records are sorted by: the hash, then namespace and key.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct RecordKey {
-    /// The key's position on the circle.
-    pub(crate) hash: KeyHash,
-    /// Length of the namespace, namespace, key.
-    pub(crate) name: Bytes,
-}
-
-impl RecordKey {
-    pub(crate) fn new(hash: KeyHash, namespace: &Namespace, key: &Key) -> Self {
-        let (ns, key) = (namespace.as_bytes(), key.as_bytes());
-        let mut name = BytesMut::with_capacity(1 + ns.len() + key.len());
-        name.put_u8(u8::try_from(ns.len()).unwrap_or(u8::MAX));
-        name.put_slice(ns);
-        name.put_slice(key);
-        Self { hash, name: name.freeze() }
-    }
-
-    /// The record of this key with what is known of it; `None` if that is nothing.
-    pub(crate) fn record(&self, container: Container<Version>) -> Option<Record> {
-        if container.seen().is_empty() {
-            return None;
-        }
-        let length = usize::from(*self.name.first()?);
-        let namespace = Namespace::new(self.name.get(1..=length)?).ok()?;
-        let key = Key::new(self.name.slice(1 + length..)).ok()?;
-        Some(Record { namespace, key, container })
-    }
-}
+pub(crate) use cartwheel_segments::RecordKey;
 
 /// One key's entry.
 #[derive(Debug, Clone)]
@@ -51,8 +20,8 @@ pub(crate) struct Entry {
     pub(crate) complete: bool,
 }
 
-/// Called when the memtable is in the bucket.
-pub(crate) type Flushed = Box<dyn FnOnce() + Send>;
+/// Called when the memtable is in the bucket, or when it is clear that it can't be for now, with what is reached.
+pub(crate) type Flushed = Box<dyn FnOnce(Durability) + Send>;
 
 /// A memtable.
 #[derive(Default)]

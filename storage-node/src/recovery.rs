@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use cartwheel_bucket::{SharedBucket, list_all};
 use cartwheel_core::names::NodeId;
@@ -11,33 +13,55 @@ use cartwheel_core::record::Record;
 
 use crate::disk::Disk;
 use crate::engine::Engine;
-use crate::log::{self, file_number};
+use crate::log::{self, RECORDS, file_number};
 use crate::manifests::{self, ManifestsError};
 
-/// Adds the segments of all incarnations of this node to the engine, oldest first: those that the newest
-/// manifest names, and those that were flushed after it. Returns the manifest's version.
+/// A segment of an earlier process: its object, its size, where its tail is and how many records it has if the
+/// manifest told, and when it was put if that is known.
+type FoundSegment = (String, u64, Option<(u64, u64)>, Option<Instant>);
+
+/// What earlier processes of a node left in the bucket.
+#[derive(Debug, Default)]
+pub(crate) struct FoundSegments {
+    /// Oldest first.
+    pub(crate) segments: Vec<FoundSegment>,
+    /// The newest manifest's version; 0 if there is none.
+    pub(crate) manifest_version: u64,
+}
+
+/// Looks for the segments of all incarnations of this node: those that the newest manifest names, and those that
+/// were flushed after it.
 ///
 /// # Errors
 /// [`ManifestsError`].
 pub(crate) async fn find_segments(
-    engine: &Engine,
     bucket: &SharedBucket,
     node: &NodeId,
-) -> Result<u64, ManifestsError> {
+) -> Result<FoundSegments, ManifestsError> {
+    let mut found = FoundSegments::default();
     let manifest = manifests::newest(&**bucket, node).await?;
+    // By the store's clock, which the objects' times are of: the lease of this process was just written.
+    let leases = list_all(&**bucket, &format!("nodes/{node}/epochs/")).await?;
+    let (now, now_ms) = (Instant::now(), leases.iter().map(|lease| lease.modified_ms).max().unwrap_or(0));
+    let born = |modified_ms: u64| now.checked_sub(Duration::from_millis(now_ms.saturating_sub(modified_ms)));
+    let objects = list_all(&**bucket, &format!("nodes/{node}/f/")).await?;
     let mut named = BTreeSet::new();
     for segment in manifest.iter().flat_map(|m| &m.segments) {
         let known = (segment.tail_offset, segment.records);
-        engine.segments.push(segment.object.clone(), segment.bytes, Some(known));
+        let listed = objects.binary_search_by(|object| object.key.cmp(&segment.object)).ok();
+        let born = listed.and_then(|at| born(objects[at].modified_ms));
+        found.segments.push((segment.object.clone(), segment.bytes, Some(known), born));
         named.insert(segment.object.clone());
     }
     // A flush is durable once its PUT returned; the manifest may not have heard of it.
-    for object in list_all(&**bucket, &format!("nodes/{node}/f/")).await? {
+    for object in objects {
         if !named.contains(&object.key) {
-            engine.segments.push(object.key, object.size, None);
+            let born = born(object.modified_ms);
+            found.segments.push((object.key, object.size, None, born));
         }
     }
-    Ok(manifest.map_or(0, |m| m.version))
+    found.manifest_version = manifest.map_or(0, |m| m.version);
+    Ok(found)
 }
 
 /// What the log files hold.
@@ -56,7 +80,8 @@ pub(crate) struct FoundLogs {
 pub(crate) async fn read_logs(disk: &Arc<dyn Disk>) -> std::io::Result<FoundLogs> {
     let mut found = FoundLogs::default();
     let names = disk.list().await?;
-    let mut files: Vec<(u64, &String)> = names.iter().filter_map(|n| Some((file_number(n)?, n))).collect();
+    let mut files: Vec<(u64, &String)> =
+        names.iter().filter_map(|n| Some((file_number(RECORDS, n)?, n))).collect();
     files.sort_unstable();
     for (number, name) in files {
         let replayed = log::replay(&disk.read(name).await?);

@@ -1,75 +1,47 @@
 //! What a storage node does with a call: checks ring, range and deadline, asks the engine, answers.
 
+mod ranges;
+mod replying;
+mod stand_in;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use cartwheel_cluster::frames::{Handler, IncomingCall, ReplyHandle};
+use cartwheel_cluster::frames::{Handler, IncomingCall};
+use cartwheel_cluster::gossip::GossipHandle;
 use cartwheel_cluster::membership::{Follower, View};
+use cartwheel_cluster::peer::Peers;
 use cartwheel_core::clock::Dot;
+use cartwheel_core::gossip::HintsHeld;
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::names::{Key, Namespace, NodeId};
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::{Record, Value};
-use cartwheel_core::wire::{Answer, Call, Refusal, Reply, Request, push_to_page};
+use cartwheel_core::wire::{Call, Refusal, Reply, Request, push_to_page};
 
+use crate::catch_up::CatchUp;
 use crate::engine::{Engine, Found, Mint, MintRequest};
 use crate::epoch::Incarnation;
+use crate::hints::Hints;
 use crate::memtable::RecordKey;
+use crate::pace::Pace;
+use crate::standing::Stand;
+use ranges::{Range, Ranges};
+use replying::{Once, Replying};
 
 /// Calls at once that need the bucket.
 const SLOW_CALLS: usize = 256;
+/// Calls at once in place of a home, which may have to be waited for first.
+const STANDING_IN: usize = 4096;
 /// How often a mint is tried again after its key was read.
 const MINT_READS: usize = 4;
 /// Largest page of a scan.
 const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
-
-/// A partition as this node sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Range {
-    /// It is a home.
-    Home,
-    /// It will be one when the pending change is complete.
-    Coming,
-    /// It will be one, and holds all that it will.
-    Copied,
-    /// Neither.
-    Foreign,
-}
-
-/// The ring as this node sees it.
-#[derive(Debug)]
-struct Ranges {
-    version: u64,
-    by_partition: Vec<Range>,
-}
-
-impl Ranges {
-    fn of(view: &View, me: &NodeId) -> Self {
-        let (now, next) = (view.current.index_of(me), view.next.index_of(me));
-        let by_partition = (0..view.current.partitions())
-            .map(|partition| {
-                if now.is_some_and(|index| view.current.homes(partition).contains(&index)) {
-                    Range::Home
-                } else if next.is_some_and(|index| view.next.homes(partition).contains(&index)) {
-                    if view.document.copied { Range::Copied } else { Range::Coming }
-                } else {
-                    Range::Foreign
-                }
-            })
-            .collect();
-        Self { version: view.version(), by_partition }
-    }
-
-    fn range(&self, hash: KeyHash) -> Range {
-        let partitions = u32::try_from(self.by_partition.len()).unwrap_or(1);
-        let partition = usize::try_from(hash.partition(partitions)).unwrap_or(0);
-        self.by_partition.get(partition).copied().unwrap_or(Range::Foreign)
-    }
-}
 
 /// Answers the calls to one storage node.
 #[derive(Debug)]
@@ -77,22 +49,47 @@ pub(crate) struct Service {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
+/// What a service works with.
+pub(crate) struct Parts {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) hints: Arc<Hints>,
+    pub(crate) stand: Arc<Stand>,
+    pub(crate) catch_up: Arc<CatchUp>,
+    pub(crate) gossip: GossipHandle,
+    pub(crate) peers: Peers,
+    pub(crate) pace: Arc<Pace>,
+    pub(crate) me: Incarnation,
+    pub(crate) follower: Follower,
+}
+
 struct Inner {
-    engine: Arc<Engine>,
-    me: Incarnation,
-    follower: Follower,
+    parts: Parts,
     hash_seed: u64,
     ranges: RwLock<Arc<Ranges>>,
     slow: Arc<Semaphore>,
+    standing_in: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("node", &self.parts.me.node).finish_non_exhaustive()
+    }
+}
+
+impl std::ops::Deref for Inner {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
 }
 
 impl Service {
-    pub(crate) fn new(engine: Arc<Engine>, me: Incarnation, follower: Follower, view: &View) -> Self {
-        let ranges = RwLock::new(Arc::new(Ranges::of(view, &me.node)));
+    pub(crate) fn new(parts: Parts, view: &View) -> Self {
+        let ranges = RwLock::new(Arc::new(Ranges::of(view, &parts.me.node)));
         let hash_seed = view.document.hash_seed;
         let slow = Arc::new(Semaphore::new(SLOW_CALLS));
-        Self { inner: Arc::new(Inner { engine, me, follower, hash_seed, ranges, slow }) }
+        let standing_in = Arc::new(Semaphore::new(STANDING_IN));
+        Self { inner: Arc::new(Inner { parts, hash_seed, ranges, slow, standing_in }) }
     }
 }
 
@@ -109,7 +106,7 @@ impl Handler for Service {
             Ok(call) => call,
             Err(error) => return reply.refuse(Refusal::Malformed(error.to_string())),
         };
-        if call.ring_version <= reply.version {
+        if call.ring_version <= reply.version || !is_about_keys(&call.request) {
             return Inner::carry_out(inner, call, deadline, reply);
         }
         let inner = Arc::clone(inner);
@@ -121,23 +118,6 @@ impl Handler for Service {
                 _ => reply.refuse(Refusal::Late),
             }
         });
-    }
-}
-
-/// A reply with the ring version that goes with it.
-#[derive(Debug)]
-struct Replying {
-    version: u64,
-    handle: ReplyHandle,
-}
-
-impl Replying {
-    fn send(self, reply: Reply) {
-        self.handle.send(Answer { ring_version: self.version, reply }.encode());
-    }
-
-    fn refuse(self, refusal: Refusal) {
-        self.send(Reply::Refused(refusal));
     }
 }
 
@@ -183,17 +163,21 @@ impl Inner {
         if Instant::now() >= deadline {
             return reply.refuse(Refusal::Late);
         }
-        if call.ring_version < reply.version
-            && !matches!(
-                call.request,
-                Request::Hello | Request::Status | Request::Scan { .. } | Request::Confirm { .. }
-            )
-        {
+        let stale = call.ring_version < reply.version;
+        if stale && is_about_keys(&call.request) && !matches!(call.request, Request::Confirm { .. }) {
             return reply.refuse(Refusal::StaleRing);
         }
+        let ring_version = call.ring_version;
         match call.request {
-            Request::Read { namespace, key, values } => {
+            Request::Read { namespace, key, values, stands_for: None } => {
                 Self::read(inner, &namespace, &key, values, deadline, reply);
+            }
+            Request::Read { namespace, key, values, stands_for: Some(home) } => {
+                let question = stand_in::Question { home, namespace, key, values };
+                let (inner, answering) = (Arc::clone(inner), Arc::clone(inner));
+                Self::in_place(&inner, deadline, reply, async move {
+                    answering.read_for(question, ring_version, deadline).await
+                });
             }
             Request::Mint {
                 namespace,
@@ -202,7 +186,8 @@ impl Inner {
                 durability,
                 precondition,
                 max_siblings,
-                hint_for: _,
+                hint_for,
+                insist,
             } => {
                 if let Value::Omitted(_) = version.value {
                     return reply.refuse(without_value());
@@ -210,19 +195,72 @@ impl Inner {
                 let hash = inner.hash(&namespace, &key);
                 let request =
                     MintRequest { namespace, key, hash, version, durability, precondition, max_siblings };
-                Self::mint(inner, request, call.ring_version, deadline, reply);
+                match hint_for {
+                    None => Self::mint(inner, request, ring_version, insist, deadline, reply),
+                    Some(home) => {
+                        let (inner, minting) = (Arc::clone(inner), Arc::clone(inner));
+                        Self::in_place(&inner, deadline, reply, async move {
+                            minting.mint_for(home, request, ring_version, deadline).await
+                        });
+                    }
+                }
             }
-            Request::Replicate { durability, hint_for: _, record } => {
-                inner.replicate(&record, durability, call.ring_version, reply);
+            Request::Replicate { durability, hint_for, record } => {
+                Self::replicate(inner, &record, durability, hint_for, ring_version, deadline, reply);
             }
             Request::Confirm { namespace, key, dot, durability } => {
-                inner.confirm(inner.hash(&namespace, &key), &dot, durability, reply);
+                let hash = inner.hash(&namespace, &key);
+                inner.confirm(&RecordKey::new(hash, &namespace, &key), &dot, durability, reply);
             }
-            Request::Scan { partition, after, bytes } => {
-                Self::scan(inner, partition, after, bytes, deadline, reply);
+            Request::Scan { partition, after, bytes, age_ms } => {
+                let scan = Scan { partition, after, bytes, age: age_ms.map(Duration::from_millis) };
+                Self::scan(inner, scan, deadline, reply);
             }
             Request::Hello => reply.send(Reply::Hello),
             Request::Status => reply.send(Reply::Status(inner.status())),
+            Request::Gossip(words) => match inner.gossip.answer(words) {
+                Ok(words) => reply.send(Reply::Gossip(words)),
+                Err(error) => reply.refuse(Refusal::Malformed(error.to_string())),
+            },
+            Request::Probe { hinted } => {
+                let catch_up = Arc::clone(&inner.catch_up);
+                Self::slowly(inner, deadline, reply, async move {
+                    Ok(Reply::Standing(catch_up.probe(hinted).await))
+                });
+            }
+            Request::ComeBack { home } => {
+                // Whoever asks this home on behalf of others must find it, or would believe it away again.
+                if let Some(member) = inner.follower.view().as_ref().and_then(|v| v.document.member(&home)) {
+                    inner.peers.expect_back(&member.address);
+                }
+                let handover = inner.hints.come_back(&home);
+                let alive = inner.gossip.alive();
+                reply.send(Reply::Handover { generation: handover.generation, keys: handover.keys, alive });
+            }
+            Request::Hints { home, generation, after, bytes } => {
+                let after = after.map(|(hash, name)| RecordKey { hash, name });
+                let budget = usize::try_from(bytes).unwrap_or(MAX_PAGE_BYTES).min(MAX_PAGE_BYTES);
+                match inner.hints.page(&home, generation, after.as_ref(), budget) {
+                    Ok((records, more)) => reply.send(page(&records, more)),
+                    Err(refusal) => reply.refuse(refusal),
+                }
+            }
+            Request::TookHints { home, generation } => {
+                let inner = Arc::clone(inner);
+                let letting_go = Arc::clone(&inner);
+                Self::slowly(&inner, deadline, reply, async move {
+                    letting_go.let_go_of_hints(&home, generation).await
+                });
+            }
+            Request::Offer { holder, urgent } => {
+                tracing::info!(%holder, urgent, "hints are kept for this node; taking them");
+                if urgent {
+                    inner.stand.demote();
+                } else {
+                    inner.stand.ask();
+                }
+                reply.send(Reply::Hello);
+            }
         }
     }
 
@@ -230,14 +268,33 @@ impl Inner {
         KeyHash::of(self.hash_seed, namespace, key)
     }
 
-    /// Runs work that may need the bucket or a while, if there is room for more of it.
+    /// Runs work that may need the bucket, if there is room for more of it.
     fn slowly(
         inner: &Arc<Self>,
         deadline: Instant,
         reply: Replying,
         work: impl Future<Output = Result<Reply, Refusal>> + Send + 'static,
     ) {
-        let Ok(place) = Arc::clone(&inner.slow).try_acquire_owned() else {
+        Self::within(&inner.slow, deadline, reply, work);
+    }
+
+    /// Runs work in place of a home, if there is room for more of it.
+    fn in_place(
+        inner: &Arc<Self>,
+        deadline: Instant,
+        reply: Replying,
+        work: impl Future<Output = Result<Reply, Refusal>> + Send + 'static,
+    ) {
+        Self::within(&inner.standing_in, deadline, reply, work);
+    }
+
+    fn within(
+        room: &Arc<Semaphore>,
+        deadline: Instant,
+        reply: Replying,
+        work: impl Future<Output = Result<Reply, Refusal>> + Send + 'static,
+    ) {
+        let Ok(place) = Arc::clone(room).try_acquire_owned() else {
             return reply.refuse(Refusal::Overloaded);
         };
         tokio::spawn(async move {
@@ -261,23 +318,48 @@ impl Inner {
         reply: Replying,
     ) {
         let hash = inner.hash(namespace, key);
-        match inner.ranges().range(hash) {
+        let ranges = inner.ranges();
+        match ranges.range(hash) {
             Range::Home | Range::Copied => {}
             Range::Coming => return reply.refuse(Refusal::CatchingUp),
             Range::Foreign => return reply.refuse(Refusal::NotAHome),
         }
+        let partition = hash.partition(ranges.partitions());
         let key = RecordKey::new(hash, namespace, key);
+        // As it stands before the key is read: a node that comes to count meanwhile may have read it before.
+        let votes = inner.stand.votes_on(partition, Instant::now());
         if let Some(found) = inner.engine.read_fast(&key) {
-            return reply.send(found_reply(found, values));
+            return reply.send(found_reply(found, values, votes));
         }
-        let engine = Arc::clone(&inner.engine);
+        let reading = Arc::clone(inner);
         Self::slowly(inner, deadline, reply, async move {
-            let found = engine.read(&key).await.map_err(|e| Refusal::Unable(e.to_string()))?;
-            Ok(found_reply(found, values))
+            let found = reading.engine.read(&key).await.map_err(|e| Refusal::Unable(e.to_string()))?;
+            // And still afterwards: it may have been stopped for long in between.
+            let votes = votes && reading.stand.votes_on(partition, Instant::now());
+            Ok(found_reply(found, values, votes))
         });
     }
 
-    fn mint(inner: &Arc<Self>, request: MintRequest, ring_version: u64, deadline: Instant, reply: Replying) {
+    /// May this home mint? One that is catching up leaves it to others, unless there is nobody else.
+    fn may_mint(&self, hash: KeyHash, insist: bool) -> Result<(), Refusal> {
+        let partition = hash.partition(self.ranges.read().partitions());
+        if insist || self.stand.votes_on(partition, Instant::now()) {
+            return Ok(());
+        }
+        Err(Refusal::CatchingUp)
+    }
+
+    fn mint(
+        inner: &Arc<Self>,
+        request: MintRequest,
+        ring_version: u64,
+        insist: bool,
+        deadline: Instant,
+        reply: Replying,
+    ) {
+        if let Err(refusal) = inner.may_mint(request.hash, insist) {
+            return reply.refuse(refusal);
+        }
         let reply = Once::new(reply);
         let mint = || inner.engine.mint(&request, |dot| minted(dot, reply.clone()));
         match inner.write(ring_version, request.hash, |range| range == Range::Home, mint) {
@@ -291,7 +373,15 @@ impl Inner {
         }
     }
 
-    fn replicate(&self, bytes: &Bytes, durability: Durability, ring_version: u64, reply: Replying) {
+    fn replicate(
+        inner: &Arc<Self>,
+        bytes: &Bytes,
+        durability: Durability,
+        hint_for: Option<NodeId>,
+        ring_version: u64,
+        deadline: Instant,
+        reply: Replying,
+    ) {
         let record = match Record::decode(bytes) {
             Ok(record) => record,
             Err(error) => return reply.refuse(Refusal::Malformed(error.to_string())),
@@ -299,55 +389,70 @@ impl Inner {
         if record.container.siblings().iter().any(|s| matches!(s.version.value, Value::Omitted(_))) {
             return reply.refuse(without_value());
         }
-        let hash = self.hash(&record.namespace, &record.key);
         // Memory of its own: a slice would keep the whole read buffer alive.
         let bytes = Bytes::copy_from_slice(bytes);
+        if let Some(home) = hint_for {
+            let keeping = Arc::clone(inner);
+            return Self::in_place(inner, deadline, reply, async move {
+                keeping.keep_for(&home, &bytes, durability, ring_version, deadline).await
+            });
+        }
+        let hash = inner.hash(&record.namespace, &record.key);
         let reply = Once::new(reply);
-        let done = {
-            let reply = reply.clone();
-            Box::new(move |reached| reply.send(Reply::Acked { reached }))
-        };
-        let replicate = || self.engine.replicate(hash, &record, &bytes, durability, done);
-        if let Err(refusal) = self.write(ring_version, hash, |range| range != Range::Foreign, replicate) {
+        let done = inner.acknowledging(&reply);
+        let replicate = || inner.engine.replicate(hash, &record, &bytes, durability, done);
+        if let Err(refusal) = inner.write(ring_version, hash, |range| range != Range::Foreign, replicate) {
             reply.send(Reply::Refused(refusal));
         }
     }
 
-    fn confirm(&self, hash: KeyHash, dot: &Dot, durability: Durability, reply: Replying) {
+    /// Answers once a write is as durable as asked, and says whether this node counts by then.
+    fn acknowledging(&self, reply: &Once) -> crate::engine::Done {
+        let (reply, stand, pace) = (reply.clone(), Arc::clone(&self.stand), Arc::clone(&self.pace));
+        let arrived = Instant::now();
+        Box::new(move |reached| {
+            // What waits for the bucket takes as long as that takes.
+            if reached < Durability::Bucket {
+                pace.foreground(arrived.elapsed());
+            }
+            reply.send(stand.acknowledge(reached));
+        })
+    }
+
+    /// The version may be this node's own, or one that it minted or keeps for others.
+    fn confirm(&self, key: &RecordKey, dot: &Dot, durability: Durability, reply: Replying) {
         let reply = Once::new(reply);
-        let done = {
+        if self.engine.confirm(key.hash, dot, durability, self.acknowledging(&reply)).is_ok() {
+            return;
+        }
+        let kept = {
             let reply = reply.clone();
             Box::new(move |reached| reply.send(Reply::Acked { reached }))
         };
-        if let Err(refusal) = self.engine.confirm(hash, dot, durability, done) {
+        if let Err(refusal) = self.hints.confirm(key, dot, durability, kept) {
             reply.send(Reply::Refused(refusal));
         }
     }
 
-    fn scan(
-        inner: &Arc<Self>,
-        partition: u32,
-        after: Option<(KeyHash, Bytes)>,
-        bytes: u32,
-        deadline: Instant,
-        reply: Replying,
-    ) {
-        let partitions = u32::try_from(inner.ranges().by_partition.len()).unwrap_or(1);
-        if partition >= partitions {
-            return reply.refuse(Refusal::Malformed(format!("partition {partition} of {partitions}")));
+    fn scan(inner: &Arc<Self>, scan: Scan, deadline: Instant, reply: Replying) {
+        let partitions = inner.ranges().partitions();
+        if scan.partition >= partitions {
+            let wrong = format!("partition {} of {partitions}", scan.partition);
+            return reply.refuse(Refusal::Malformed(wrong));
+        }
+        // A node that joins relies on what it is given here; one that was away may lack what others keep for it.
+        if scan.age.is_none() && !inner.stand.votes_on(scan.partition, Instant::now()) {
+            return reply.refuse(Refusal::CatchingUp);
         }
         let engine = Arc::clone(&inner.engine);
         Self::slowly(inner, deadline, reply, async move {
-            let (first, last) = KeyHash::partition_range(partition, partitions);
-            let after = after.map(|(hash, name)| RecordKey { hash, name });
-            let budget = usize::try_from(bytes).unwrap_or(MAX_PAGE_BYTES).min(MAX_PAGE_BYTES);
-            let scanned = engine.scan(first, last, after.as_ref(), budget).await;
+            let (first, last) = KeyHash::partition_range(scan.partition, partitions);
+            let after = scan.after.map(|(hash, name)| RecordKey { hash, name });
+            let budget = usize::try_from(scan.bytes).unwrap_or(MAX_PAGE_BYTES).min(MAX_PAGE_BYTES);
+            let since = scan.age.and_then(|age| Instant::now().checked_sub(age));
+            let scanned = engine.scan(first, last, after.as_ref(), budget, since).await;
             let (records, more) = scanned.map_err(|e| Refusal::Unable(e.to_string()))?;
-            let mut page = BytesMut::new();
-            for record in records {
-                push_to_page(&mut page, &record);
-            }
-            Ok(Reply::Page { more, records: page.freeze() })
+            Ok(page(&records, more))
         });
     }
 
@@ -356,11 +461,53 @@ impl Inner {
             id: self.me.node.as_str(),
             incarnation: self.me.label(),
             ring_version: self.ranges().version,
+            standing: self.stand.level().as_str(),
+            rounds: self.stand.rounds(),
+            partitions_not_held: self.stand.unheld(),
             steps_down: self.engine.is_fenced(),
+            bucket_fails: self.engine.bucket_fails(),
+            hints: self.hints.held().iter().map(HintsFigures::from).collect(),
+            hints_refused: self.hints.refused(),
+            background_rate: self.pace.rate(),
+            away: self.hints.away().iter().map(ToString::to_string).collect(),
             figures: self.engine.figures(),
         };
         serde_json::to_vec(&status).unwrap_or_default().into()
     }
+}
+
+/// Is it about keys, so that both sides must know the same ring?
+fn is_about_keys(request: &Request) -> bool {
+    match request {
+        Request::Mint { .. } | Request::Replicate { .. } | Request::Confirm { .. } | Request::Read { .. } => {
+            true
+        }
+        // These say that they know a ring, or ask what is to be known of it.
+        Request::Hello | Request::Scan { .. } => true,
+        Request::Status
+        | Request::Gossip(_)
+        | Request::Probe { .. }
+        | Request::ComeBack { .. }
+        | Request::Hints { .. }
+        | Request::TookHints { .. }
+        | Request::Offer { .. } => false,
+    }
+}
+
+/// A page of a partition to be read.
+struct Scan {
+    partition: u32,
+    after: Option<(KeyHash, Bytes)>,
+    bytes: u32,
+    age: Option<Duration>,
+}
+
+fn page(records: &[Bytes], more: bool) -> Reply {
+    let mut page = BytesMut::new();
+    for record in records {
+        push_to_page(&mut page, record);
+    }
+    Reply::Page { more, records: page.freeze() }
 }
 
 /// How a node is.
@@ -369,28 +516,33 @@ struct Status<'a> {
     id: &'a str,
     incarnation: String,
     ring_version: u64,
+    standing: &'static str,
+    rounds: u64,
+    partitions_not_held: usize,
     steps_down: bool,
+    bucket_fails: bool,
+    hints: Vec<HintsFigures>,
+    hints_refused: u64,
+    /// Bytes per second that background work gets.
+    background_rate: u64,
+    away: Vec<String>,
     #[serde(flatten)]
     figures: crate::engine::Figures,
 }
 
-/// A reply that two places may give, and one does: whoever takes it first.
-#[derive(Debug, Clone)]
-struct Once(Arc<parking_lot::Mutex<Option<Replying>>>);
+/// The hints kept for one home.
+#[derive(Debug, serde::Serialize)]
+struct HintsFigures {
+    target: String,
+    keys: u64,
+    bytes: u64,
+    oldest_ms: u64,
+}
 
-impl Once {
-    fn new(reply: Replying) -> Self {
-        Self(Arc::new(parking_lot::Mutex::new(Some(reply))))
-    }
-
-    fn take(&self) -> Option<Replying> {
-        self.0.lock().take()
-    }
-
-    fn send(&self, reply: Reply) {
-        if let Some(replying) = self.take() {
-            replying.send(reply);
-        }
+impl From<&HintsHeld> for HintsFigures {
+    fn from(held: &HintsHeld) -> Self {
+        let HintsHeld { target, keys, bytes, oldest_ms } = held.clone();
+        Self { target: target.to_string(), keys, bytes, oldest_ms }
     }
 }
 
@@ -448,13 +600,19 @@ async fn repeat(engine: &Engine, key: &RecordKey, dot: Dot, request: &MintReques
     Ok(Reply::Minted { dot, reached: reached(word).await, repeated: bytes })
 }
 
-fn found_reply(found: Found, values: bool) -> Reply {
+/// What was found, as the answer of a node that may or may not vote.
+fn found_reply(found: Found, values: bool, votes: bool) -> Reply {
     match found {
+        Found::Absent if !votes => Reply::Partial(Bytes::new()),
         Found::Absent => Reply::Absent,
-        Found::Record(bytes) if values => Reply::Found(bytes),
+        Found::Record(bytes) if values => held_reply(bytes, votes),
         Found::Record(bytes) => match Record::decode(&bytes) {
-            Ok(record) => Reply::Found(record.without_values().encode()),
+            Ok(record) => held_reply(record.without_values().encode(), votes),
             Err(error) => Reply::Refused(Refusal::Unable(error.to_string())),
         },
     }
+}
+
+fn held_reply(record: Bytes, votes: bool) -> Reply {
+    if votes { Reply::Found(record) } else { Reply::Partial(record) }
 }

@@ -27,6 +27,7 @@ use crate::engine::{Done, Engine, Found, Mint, MintRequest};
 use crate::epoch::Incarnation;
 use crate::flush::Flusher;
 use crate::memtable::RecordKey;
+use crate::recovery;
 use crate::segments::SegmentError;
 
 /// The cluster's hash seed in these tests.
@@ -97,16 +98,17 @@ impl Machine {
     /// Starts a process as `start` does, but for the network and the background work.
     pub(crate) async fn boot(&self) -> Process {
         let (node, seams) = (self.node(), Seams::real());
-        let me = Incarnation::lease(&node, &*self.bucket, &seams, self.disk.as_deref()).await.unwrap();
-        self.boot_as(me).await
+        let leased = Incarnation::lease(&node, &*self.bucket, &seams, self.disk.as_deref()).await.unwrap();
+        self.boot_as(leased.me).await
     }
 
     pub(crate) async fn boot_as(&self, me: Incarnation) -> Process {
         let mut config = NodeConfig::new(self.node(), String::new());
         config.flush_bytes = self.flush_bytes;
         config.cache_bytes = 1 << 20;
-        let recovered =
-            crate::recover(&config, &me, SEED, self.disk.clone(), Arc::clone(&self.bucket)).await.unwrap();
+        let found = recovery::find_segments(&self.bucket, &self.node()).await.unwrap();
+        let (disk, bucket) = (self.disk.clone(), Arc::clone(&self.bucket));
+        let recovered = crate::recover(&config, &me, SEED, disk, bucket, found).await.unwrap();
         let flusher = Flusher {
             engine: Arc::clone(&recovered.engine),
             bucket: Arc::clone(&self.bucket),

@@ -3,9 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(missing_docs, clippy::print_stderr, reason = "test code")]
 
+mod always_writeable;
 mod api;
 mod bad_input;
+mod chaos;
+mod cut_off;
 mod dynamo_paper;
 mod failures;
 mod processes;
 mod support;
+mod under_fire;

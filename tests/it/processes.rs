@@ -1,9 +1,8 @@
 //! The real binary: a process per storage node and gateway, killed and started again, and its command line.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Output;
 
-use futures_util::future::join_all;
 use http::Method;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -11,115 +10,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::support::cluster::reachable;
+use crate::support::fleet::{Fleet, NODES, ask};
 use crate::support::http::RawAnswer;
 use crate::support::process::{Process, run};
-use crate::support::store::{HttpStore, Kind};
-use crate::support::{Client, Cluster, Dice, Port, until};
-
-const NODES: usize = 5;
-const GATEWAYS: usize = 2;
-
-/// Five storage nodes and two gateways, each a process, over one bucket.
-struct Fleet {
-    store: HttpStore,
-    directory: TempDir,
-    dice: Dice,
-    /// Nodes first.
-    ports: Vec<Port>,
-    running: Vec<Option<Process>>,
-}
-
-impl Fleet {
-    async fn new(seed: u64) -> Self {
-        let store = HttpStore::start().await;
-        eprintln!(
-            "==== processes run against {} S3 server at {}",
-            if store.ours { "the EMBEDDED" } else { "a FOREIGN" },
-            store.endpoint
-        );
-        let directory = tempfile::tempdir().unwrap();
-        let mut fleet = Self { store, directory, dice: Dice(seed), ports: Vec::new(), running: Vec::new() };
-        fleet.new_ports();
-        fleet
-    }
-
-    /// Addresses as other machines would have them.
-    fn new_ports(&mut self) {
-        self.ports = (0..NODES + GATEWAYS).map(|_| Port::reserve()).collect();
-        self.running = self.ports.iter().map(|_| None).collect();
-    }
-
-    fn data(&self, node: usize) -> PathBuf {
-        self.directory.path().join(format!("data-{node}"))
-    }
-
-    /// Starts all seven in some order, and waits until both gateways reach all five nodes.
-    async fn start(&mut self) {
-        for at in self.dice.shuffle((0..NODES + GATEWAYS).collect()) {
-            let (address, data) = (self.ports[at].address(), self.data(at));
-            let bucket = ["--bucket", &self.store.url, "--listen", &address];
-            let process = |name: &str, arguments: &[&str]| {
-                let arguments = [arguments, &bucket].concat();
-                Process::start(name, self.directory.path(), Some(&self.store), &arguments)
-            };
-            self.running[at] = Some(if at < NODES {
-                let id = format!("node-{}", char::from(b'a' + u8::try_from(at).unwrap()));
-                let data = data.to_str().unwrap();
-                // Nothing gets into the bucket that is not asked to be there.
-                process(&id, &["storage-node", "--id", &id, "--data-dir", data, "--flush-interval", "1h"])
-            } else {
-                process(&format!("gateway-{at}"), &["gateway"])
-            });
-        }
-        for gateway in 0..GATEWAYS {
-            let client = &self.gateway(gateway);
-            until("a gateway process reaches all nodes", || async move {
-                let status = ask(client, "/v1/cluster").await?;
-                let whole = reachable(&status) == NODES && status["pending_change"].is_null();
-                whole.then_some(())
-            })
-            .await;
-        }
-    }
-
-    fn gateway(&self, number: usize) -> Client {
-        Client::new(&self.ports[NODES + number].address())
-    }
-
-    /// SIGKILL to all seven.
-    fn kill_all(&mut self) {
-        for process in self.running.iter_mut().filter_map(Option::take) {
-            process.kill();
-        }
-    }
-
-    async fn write(&self, keys: std::ops::Range<usize>, durability: &str) {
-        let clients: Vec<Client> = (0..GATEWAYS).map(|n| self.gateway(n)).collect();
-        let writing = keys.map(|n| {
-            let put = clients[n % GATEWAYS].put(&format!("load/{n}"), format!("value {n}"));
-            put.query(&format!("durability={durability}&deadline=30s")).gives(204)
-        });
-        join_all(writing).await;
-    }
-
-    /// Reads each through the gateway that did not write it.
-    async fn all_there(&self, keys: std::ops::Range<usize>) {
-        let clients: Vec<Client> = (0..GATEWAYS).map(|n| self.gateway(n)).collect();
-        let reading = keys.map(|n| {
-            let get = clients[(n + 1) % GATEWAYS].get(&format!("load/{n}"));
-            async move { assert_eq!(get.gives(200).await.text(), format!("value {n}")) }
-        });
-        join_all(reading).await;
-    }
-}
-
-/// A JSON document of a gateway that may not serve yet.
-async fn ask(client: &Client, path: &str) -> Option<Value> {
-    let gateway = format!("http://{}", client.address()).parse().unwrap();
-    let http = cartwheel::client::Client::new(gateway, std::time::Duration::from_secs(5));
-    let reply = http.get(path).await.ok().filter(|reply| reply.status == 200)?;
-    Some(reply.json().unwrap())
-}
+use crate::support::store::Kind;
+use crate::support::{Client, Cluster, Port, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn seven_processes_survive_kill_9_and_the_loss_of_every_disk() {
@@ -159,7 +54,7 @@ async fn drains_and_ends(fleet: &mut Fleet) {
     let mut asked = [0; 25];
     tokio::io::AsyncReadExt::read_exact(&mut stream, &mut asked).await.unwrap();
     assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
-    let gateway = fleet.running[NODES].take().unwrap();
+    let gateway = fleet.take(NODES);
     gateway.terminate();
     until("the gateway takes no more connections", || async {
         TcpStream::connect(fleet.gateway(0).address()).await.is_err().then_some(())
@@ -169,7 +64,7 @@ async fn drains_and_ends(fleet: &mut Fleet) {
     assert_eq!(RawAnswer::read(&mut stream).await.status, 204);
     gateway.ends_with(0).await;
     assert_eq!(fleet.gateway(1).get("carts/bob").gives(200).await.text(), "bread");
-    for process in fleet.running.iter_mut().rev().filter_map(Option::take) {
+    for process in fleet.take_all().into_iter().rev() {
         process.terminate();
         process.ends_with(0).await;
     }

@@ -3,9 +3,11 @@
 //! Every write has a number and says in its value which writes its client had seen, directly or through what
 //! those had seen: its past. The past is tracked here too, apart from all clocks. What is checked:
 //!
-//! - an acknowledged write is never lost: each read that begins later shows it, or a value with it in its past;
+//! - an acknowledged write is never lost: in the end it shows, or a value with it in its past. A read that begins
+//!   after the acknowledgement and shows neither is stale: counted while anything is amiss, wrong once nothing is;
 //! - a write that was answered "not applied" never shows;
 //! - a dot names one write;
+//! - a deletion is a write; what it replaced does not show again;
 //! - no value is shown beside one that has it in its past, unless the older write was minted twice (its first
 //!   mint's answer got lost, and another node minted it again);
 //! - no answer but the expected ones, and none later than its deadline.
@@ -22,6 +24,7 @@ pub type Past = BTreeSet<WriteId>;
 struct Write {
     key: String,
     past: Past,
+    deletion: bool,
     refused: bool,
     /// The entity tags that it had: one per dot.
     tags: BTreeSet<String>,
@@ -34,8 +37,19 @@ pub struct Shown {
     pub tag: String,
     /// Its dot, where the answer says it.
     pub dot: Option<String>,
-    /// The value.
-    pub value: String,
+    /// The value; `None` for a deletion.
+    pub value: Option<String>,
+}
+
+/// What a read must show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Must {
+    /// Every write acknowledged before it began.
+    All,
+    /// The same, but something is amiss: what it misses is counted.
+    Most,
+    /// The same, and the bucket stood in, which says so.
+    Some,
 }
 
 /// How much happened.
@@ -57,6 +71,14 @@ pub struct Counts {
     pub conflicts: u64,
     /// Values shown beside a later one because they were minted twice.
     pub shown_again: u64,
+    /// Reads that missed a write acknowledged before.
+    pub stale: u64,
+    /// Such reads answered by the bucket, which said so.
+    pub stale_degraded: u64,
+    /// Answers for which the bucket stood in.
+    pub degraded: u64,
+    /// Answers for which fallbacks were counted.
+    pub fallbacks: u64,
 }
 
 /// All that is known of what happened.
@@ -65,6 +87,8 @@ pub struct Checker {
     writes: BTreeMap<WriteId, Write>,
     acknowledged: BTreeMap<String, Past>,
     dots: BTreeMap<(String, String), WriteId>,
+    /// Stale reads while something was amiss, for people.
+    pub stale: Vec<String>,
     /// What can't be true.
     pub violations: Vec<String>,
     /// How much happened.
@@ -73,14 +97,14 @@ pub struct Checker {
 
 impl Checker {
     /// A new write of `key` by a client that has seen `past`; its number and value.
-    pub fn begin(&mut self, key: &str, past: &Past) -> (WriteId, String) {
+    pub fn begin(&mut self, key: &str, past: &Past, deletion: bool) -> (WriteId, String) {
         let id = self.writes.len() as WriteId + 1;
         let mut value = id.to_string();
         for seen in past {
             let _ = write!(value, " {seen}");
         }
         let (key, past) = (key.to_owned(), past.clone());
-        self.writes.insert(id, Write { key, past, refused: false, tags: BTreeSet::new() });
+        self.writes.insert(id, Write { key, past, deletion, refused: false, tags: BTreeSet::new() });
         (id, value)
     }
 
@@ -104,13 +128,21 @@ impl Checker {
         self.acknowledged.get(key).cloned().unwrap_or_default()
     }
 
-    /// A read of `key` by `who` showed this. Returns all that its client has seen now.
-    pub fn shown(&mut self, who: &str, key: &str, values: &[Shown], owed: &Past) -> Past {
+    /// A read of `key` by `who` showed this. Returns all that its client has seen now, if that is clear.
+    pub fn shown(&mut self, who: &str, key: &str, values: &[Shown], owed: &Past, must: Must) -> Option<Past> {
         let mut ids = Vec::new();
         let mut seen = Past::new();
+        let mut unclear = false;
         for shown in values {
-            let Some(id) = self.recognise(key, &shown.value) else {
-                self.violate(format!("{who} read a strange value of {key}: {:?}", shown.value));
+            let id = match &shown.value {
+                Some(value) => self.recognise(key, value),
+                None => self.deletion(key, &shown.tag),
+            };
+            let Some(id) = id else {
+                match &shown.value {
+                    Some(value) => self.violate(format!("{who} read a strange value of {key}: {value:?}")),
+                    None => unclear = true,
+                }
                 continue;
             };
             if let Some(dot) = &shown.dot {
@@ -125,13 +157,27 @@ impl Checker {
             seen.insert(id);
             seen.extend(&self.writes[&id].past);
         }
+        if unclear {
+            // Some deletion or several, by somebody who does not know whether it was applied: any of them.
+            let all = self.writes.iter().filter(|(_, w)| w.key == key && w.deletion && !w.refused);
+            let any: Vec<WriteId> = all.flat_map(|(id, w)| w.past.iter().chain([id])).copied().collect();
+            seen.extend(any);
+        }
         self.counts.conflicts += u64::from(ids.len() > 1);
         self.check_concurrency(who, key, &ids);
         let lost: Vec<WriteId> = owed.difference(&seen).copied().collect();
-        if !lost.is_empty() {
-            self.violate(format!("{who} read {ids:?} of {key}: acknowledged writes {lost:?} are lost"));
+        match must {
+            _ if lost.is_empty() => {}
+            Must::All => {
+                self.violate(format!("{who} read {ids:?} of {key}: acknowledged writes {lost:?} are lost"));
+            }
+            Must::Most => {
+                self.counts.stale += 1;
+                self.stale.push(format!("{who} read {ids:?} of {key}, without {lost:?}"));
+            }
+            Must::Some => self.counts.stale_degraded += 1,
         }
-        seen
+        (!unclear).then_some(seen)
     }
 
     fn check_concurrency(&mut self, who: &str, key: &str, ids: &[WriteId]) {
@@ -157,6 +203,12 @@ impl Checker {
         let past: Past = numbers.collect::<Result<_, _>>().ok()?;
         let write = self.writes.get(&id)?;
         (write.key == key && write.past == past).then_some(id)
+    }
+
+    /// Which deletion has this tag.
+    fn deletion(&self, key: &str, tag: &str) -> Option<WriteId> {
+        let mut writes = self.writes.iter();
+        writes.find(|(_, w)| w.key == key && w.deletion && w.tags.contains(tag)).map(|(id, _)| *id)
     }
 
     /// A dot was said to be that of write `id`.
@@ -188,15 +240,15 @@ mod tests {
     use super::*;
 
     fn shown(tag: &str, value: &str) -> Shown {
-        Shown { tag: tag.to_owned(), dot: Some(tag.to_owned()), value: value.to_owned() }
+        Shown { tag: tag.to_owned(), dot: Some(tag.to_owned()), value: Some(value.to_owned()) }
     }
 
     /// Two concurrent acknowledged writes, and one that has seen the first.
     fn history() -> (Checker, [String; 3]) {
         let mut checker = Checker::default();
-        let (a, first) = checker.begin("k", &Past::new());
-        let (b, second) = checker.begin("k", &Past::new());
-        let (c, third) = checker.begin("k", &Past::from([a]));
+        let (a, first) = checker.begin("k", &Past::new(), false);
+        let (b, second) = checker.begin("k", &Past::new(), false);
+        let (c, third) = checker.begin("k", &Past::from([a]), false);
         for (id, dot) in [(a, "n.1=1"), (b, "n.1=2"), (c, "n.1=3")] {
             checker.acknowledged(id, dot, dot);
         }
@@ -208,9 +260,13 @@ mod tests {
         let (mut checker, [_, second, third]) = history();
         let owed = checker.owed("k");
         let both = [shown("n.1=2", &second), shown("n.1=3", &third)];
-        assert_eq!(checker.shown("me", "k", &both, &owed), Past::from([1, 2, 3]));
+        assert_eq!(checker.shown("me", "k", &both, &owed, Must::All), Some(Past::from([1, 2, 3])));
         assert_eq!(checker.violations, Vec::<String>::new());
-        checker.shown("me", "k", &both[1..], &owed);
+        checker.shown("me", "k", &both[1..], &owed, Must::Most);
+        checker.shown("me", "k", &both[1..], &owed, Must::Some);
+        assert_eq!((checker.counts.stale, checker.counts.stale_degraded), (1, 1));
+        assert_eq!(checker.violations, Vec::<String>::new());
+        checker.shown("me", "k", &both[1..], &owed, Must::All);
         assert_eq!(checker.violations, ["me read [3] of k: acknowledged writes [2] are lost"]);
     }
 
@@ -218,20 +274,35 @@ mod tests {
     fn a_value_beside_a_later_one_is_seen_unless_it_was_minted_twice() {
         let (mut checker, [first, _, third]) = history();
         let both = [shown("n.1=1", &first), shown("n.1=3", &third)];
-        checker.shown("me", "k", &both, &Past::new());
+        checker.shown("me", "k", &both, &Past::new(), Must::All);
         assert_eq!(checker.violations.len(), 1);
         let again = [shown("m.1=1", &first), shown("n.1=3", &third)];
-        checker.shown("me", "k", &again, &Past::new());
+        checker.shown("me", "k", &again, &Past::new(), Must::All);
         assert_eq!((checker.violations.len(), checker.counts.shown_again), (1, 1));
     }
 
     #[test]
     fn a_dot_of_two_writes_a_refused_write_and_a_strange_value_are_seen() {
         let (mut checker, [first, second, _]) = history();
-        checker.shown("me", "k", &[shown("n.1=2", &first)], &Past::new());
+        checker.shown("me", "k", &[shown("n.1=2", &first)], &Past::new(), Must::All);
         checker.refused(2);
-        checker.shown("me", "k", &[shown("n.1=2", &second)], &Past::new());
-        checker.shown("me", "k", &[shown("n.1=9", "9 1")], &Past::new());
+        checker.shown("me", "k", &[shown("n.1=2", &second)], &Past::new(), Must::All);
+        checker.shown("me", "k", &[shown("n.1=9", "9 1")], &Past::new(), Must::All);
         assert_eq!(checker.violations.len(), 3, "{:?}", checker.violations);
+    }
+
+    #[test]
+    fn what_was_deleted_stays_deleted() {
+        let (mut checker, [first, second, _]) = history();
+        let (gone, _) = checker.begin("k", &Past::from([1, 2, 3]), true);
+        let deleted = |tag: &str| Shown { tag: tag.to_owned(), dot: None, value: None };
+        // Nobody knows yet whether it was applied.
+        assert_eq!(checker.shown("me", "k", &[deleted("d")], &Past::from([1, 2, 3]), Must::All), None);
+        checker.acknowledged(gone, "n.1=4", "d");
+        let owed = checker.owed("k");
+        let seen = checker.shown("me", "k", &[deleted("d")], &owed, Must::All);
+        assert_eq!((seen, checker.violations.len()), (Some(Past::from([1, 2, 3, 4])), 0));
+        checker.shown("me", "k", &[shown("n.1=1", &first), shown("n.1=2", &second)], &owed, Must::All);
+        assert_eq!(checker.violations, ["me read [1, 2] of k: acknowledged writes [3, 4] are lost"]);
     }
 }

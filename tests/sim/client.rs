@@ -1,38 +1,38 @@
-//! Clients of the simulated cluster: carts that are read, changed and written back, writes without a clock,
-//! and in the end a reader that looks whether everything is there.
+//! Clients of the simulated cluster: carts that are read, changed, emptied and written back, writes without a clock,
+//! and in the end a reader that looks whether everything is there and nobody keeps anything for others.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cartwheel_bucket::SharedBucket;
 use cartwheel_cluster::seams::Random;
-use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use http::{Method, StatusCode};
+use tokio::time::Instant;
 
-use crate::checker::{Checker, Past, Shown, WriteId};
-use crate::faults::{GATEWAY, HEALED, LATE, joins};
+use crate::checker::{Checker, Must, Past, Shown, WriteId};
+use crate::cluster::{GATEWAYS, Presence};
+use crate::faults::{CALM, LATE, NODES, joins};
+use crate::http::{Answer, Http, NoAnswer};
 use crate::trace::Trace;
 use crate::world::lock::Lock;
 use crate::world::{Bug, SeededRandom, pass};
 
 /// How many clients write.
 pub const WRITERS: usize = 4;
-/// The port of the gateway.
-pub const PORT: u16 = 8080;
 /// The keys that they share.
 const KEYS: u64 = 6;
-/// When they stop: a while after everything is whole again.
-const STOP: Duration = Duration::from_secs(24);
+/// When they stop: a while after nothing is amiss any more.
+const STOP: Duration = Duration::from_secs(45);
 /// The deadline of every request.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// How much later than that an answer may come.
 const SLACK: Duration = Duration::from_millis(500);
-/// How long after that the late storage node may take to join, and then each key to be readable from all its
-/// homes.
+/// How long after that the late storage node may take to join, and each key to be readable from all its homes.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take until nobody keeps anything for others: a home looks at the bucket twice a minute.
+const SETTLED: Duration = Duration::from_secs(40);
 
 /// What all clients share.
 #[derive(Debug)]
@@ -47,20 +47,12 @@ pub struct Shared {
     pub checker: Lock<Checker>,
     /// How many writers have stopped.
     pub stopped: Lock<usize>,
-}
-
-/// An answer.
-#[derive(Debug)]
-struct Answer {
-    status: StatusCode,
-    headers: BTreeMap<String, String>,
-    body: Bytes,
-}
-
-impl Answer {
-    fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", String::as_str)
-    }
+    /// Which gateways are there.
+    pub presence: Arc<Presence>,
+    /// All objects.
+    pub objects: SharedBucket,
+    /// How long it took until nobody kept anything for others.
+    pub settled: Lock<Option<Duration>>,
 }
 
 /// What a client knows of a key: a clock, and what it stands for.
@@ -68,6 +60,27 @@ impl Answer {
 struct Context {
     clock: Option<String>,
     past: Past,
+    /// The tag of what was read; empty if there was nothing.
+    tag: String,
+}
+
+/// How a value is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// PUT.
+    Plainly,
+    /// PUT, if what was read is still there.
+    IfUnchanged,
+    /// PUT, if nothing is there.
+    IfNew,
+    /// DELETE.
+    Deleting,
+}
+
+enum Written {
+    Acknowledged { clock: String, tag: String },
+    Refused,
+    Unknown,
 }
 
 /// One client.
@@ -75,48 +88,24 @@ pub struct Client {
     name: String,
     shared: Arc<Shared>,
     random: SeededRandom,
-    connection: Option<SendRequest<Full<Bytes>>>,
+    http: Http,
 }
 
 impl Client {
     /// The client `name`.
     pub fn new(name: &str, shared: Arc<Shared>) -> Self {
         let random = SeededRandom::new(shared.seed, name);
-        Self { name: name.to_owned(), shared, random, connection: None }
+        let http = Http::new(Arc::clone(&shared.presence));
+        Self { name: name.to_owned(), shared, random, http }
     }
 
     fn violate(&self, what: &str) {
         self.shared.trace.line(&self.name, &format!("VIOLATION {what}"));
-        self.shared.checker.lock().violate(format!("{}: {what}", self.name));
+        self.shared.checker.lock().violate(format!("{:.3} s {}: {what}", now().as_secs_f64(), self.name));
     }
 
-    async fn connect(&mut self) -> Result<&mut SendRequest<Full<Bytes>>, String> {
-        if self.connection.as_ref().is_none_or(SendRequest::is_closed) {
-            let stream =
-                turmoil::net::TcpStream::connect((GATEWAY, PORT)).await.map_err(|e| e.to_string())?;
-            let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-            tokio::spawn(connection);
-            self.connection = Some(sender);
-        }
-        self.connection.as_mut().ok_or_else(|| "no connection".to_owned())
-    }
-
-    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, String> {
-        let sender = self.connect().await?;
-        sender.ready().await.map_err(|e| e.to_string())?;
-        let (parts, body) = sender.send_request(request).await.map_err(|e| e.to_string())?.into_parts();
-        let body = body.collect().await.map_err(|e| e.to_string())?.to_bytes();
-        let mut headers = BTreeMap::new();
-        for (name, value) in &parts.headers {
-            // hyper reads the real clock for it.
-            if name != header::DATE {
-                headers.insert(name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned());
-            }
-        }
-        Ok(Answer { status: parts.status, headers, body })
-    }
-
-    /// Sends a request and waits for its answer; `None`, and a violation, if there is none in time.
+    /// Sends a request to one of the gateways and waits for its answer; `None`, and a violation unless the gateway
+    /// is gone, if there is none in time.
     async fn send(
         &mut self,
         method: Method,
@@ -125,32 +114,48 @@ impl Client {
         body: &str,
     ) -> Option<Answer> {
         self.shared.checker.lock().counts.requests += 1;
-        self.shared.trace.line(&self.name, &format!("{method} {path} {headers:?} {body}"));
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, GATEWAY);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
+        let gateway = usize::try_from(self.random.below(2)).unwrap();
+        let to = GATEWAYS[gateway];
+        self.shared.trace.line(&self.name, &format!("{to} {method} {path} {headers:?} {body}"));
+        let deadline = Instant::now() + DEADLINE + SLACK;
+        match self.http.send(gateway, method, path, headers, body, deadline).await {
+            Ok(answer) => {
+                // What caches hold depends on the real clock; who asks for it writes down the rest.
+                let said = if path.starts_with("/v1/cluster") {
+                    String::new()
+                } else {
+                    format!("{:?} {}", answer.headers, String::from_utf8_lossy(&answer.body))
+                };
+                self.shared.trace.line(&self.name, &format!("{} {said}", answer.status));
+                return Some(answer);
+            }
+            Err(NoAnswer::Gone) => self.shared.trace.line(&self.name, &format!("{to} is gone")),
+            Err(NoAnswer::Late) => self.violate(&format!("{path}: no answer of {to} by the deadline")),
+            Err(NoAnswer::Broke(error)) => {
+                self.violate(&format!("{path}: the connection to {to} broke: {error}"));
+            }
         }
-        let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes()))).unwrap();
-        let outcome = tokio::time::timeout(DEADLINE + SLACK, self.exchange(request)).await;
-        let answer = match outcome {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => {
-                self.violate(&format!("{path}: the connection to the gateway broke: {error}"));
-                self.connection = None;
-                return None;
-            }
-            Err(_) => {
-                self.violate(&format!("{path}: no answer by the deadline"));
-                self.connection = None;
-                return None;
-            }
-        };
-        let text = String::from_utf8_lossy(&answer.body);
-        self.shared.trace.line(&self.name, &format!("{} {:?} {text}", answer.status, answer.headers));
-        Some(answer)
+        None
     }
 
-    /// Waits until the gateway can serve.
+    /// What an answer says of its quorum, counted and looked at.
+    fn look_at_quorum(&self, answer: &Answer, operation: &str, began: Duration) {
+        if let Some(what) = answer.implausible(operation) {
+            self.violate(&format!("an answer makes no sense: {what}"));
+        }
+        let fallbacks = answer.quorum("fallback").unwrap_or(0);
+        {
+            let counts = &mut self.shared.checker.lock().counts;
+            counts.degraded += u64::from(answer.is_degraded());
+            counts.fallbacks += u64::from(fallbacks > 0);
+        }
+        if began > CALM && (answer.is_degraded() || fallbacks > 0) {
+            let headers = &answer.headers;
+            self.violate(&format!("somebody stands in for a home though nothing is amiss: {headers:?}"));
+        }
+    }
+
+    /// Waits until a gateway can serve.
     async fn ready(&mut self) {
         loop {
             let answer = self.send(Method::GET, "/readyz", &[], "").await;
@@ -161,17 +166,26 @@ impl Client {
         }
     }
 
-    /// Reads a key; `None` if no quorum answered.
+    /// Reads a key; `None` if no quorum answered, or with what is not clear.
     async fn read(&mut self, key: &str, query: &str) -> Option<Context> {
+        self.try_read(key, query).await?
+    }
+
+    /// Reads a key; `None` if no quorum answered.
+    async fn try_read(&mut self, key: &str, query: &str) -> Option<Option<Context>> {
         let owed = self.shared.checker.lock().owed(key);
+        let began = now();
         let path = format!("/v1/kv/carts/{key}?deadline={}ms{query}", DEADLINE.as_millis());
         let answer = self.send(Method::GET, &path, &[("accept", "application/json")], "").await?;
+        let tag = answer.header("etag").to_owned();
+        let deleted = answer.header("cartwheel-deleted") == "?1";
         let values = match answer.status {
+            StatusCode::NOT_FOUND if deleted => vec![Shown { tag: tag.clone(), dot: None, value: None }],
             StatusCode::NOT_FOUND => Vec::new(),
             StatusCode::OK => vec![Shown {
-                tag: answer.header("etag").to_owned(),
+                tag: tag.clone(),
                 dot: None,
-                value: String::from_utf8_lossy(&answer.body).into_owned(),
+                value: Some(String::from_utf8_lossy(&answer.body).into_owned()),
             }],
             StatusCode::MULTIPLE_CHOICES => siblings(&answer.body),
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
@@ -183,25 +197,34 @@ impl Client {
                 return None;
             }
         };
+        self.look_at_quorum(&answer, "read", began);
+        let must = match (began > CALM, answer.is_degraded()) {
+            (true, _) => Must::All,
+            (false, true) => Must::Some,
+            (false, false) => Must::Most,
+        };
         let past = {
+            let quorum = answer.header("quorum");
+            let who = format!("{:.3} s {} ({quorum})", began.as_secs_f64(), self.name);
             let mut checker = self.shared.checker.lock();
             checker.counts.reads += 1;
-            checker.shown(&self.name, key, &values, &owed)
+            checker.shown(&who, key, &values, &owed, must)
         };
-        Some(Context { clock: answer.headers.get("vector-clock").cloned(), past })
+        Some(past.map(|past| Context { clock: answer.headers.get("vector-clock").cloned(), past, tag }))
     }
 
     /// Writes a key; what the client knows of it then, if the write was acknowledged.
-    async fn write(&mut self, key: &str, context: &Context) -> Option<Context> {
-        let (id, value) = self.shared.checker.lock().begin(key, &context.past);
+    async fn write(&mut self, key: &str, context: &Context, how: How) -> Option<Context> {
+        let deletion = how == How::Deleting;
+        let (id, value) = self.shared.checker.lock().begin(key, &context.past, deletion);
         let tries = 1 + self.random.below(2);
         let mut surely_refused = true;
         for _ in 0..tries {
-            match self.try_write(key, context, id, &value).await {
-                Written::Acknowledged(clock) => {
+            match self.try_write(key, context, id, &value, how).await {
+                Written::Acknowledged { clock, tag } => {
                     let mut past = context.past.clone();
                     past.insert(id);
-                    return Some(Context { clock: Some(clock), past });
+                    return Some(Context { clock: Some(clock), past, tag });
                 }
                 Written::Refused => {}
                 Written::Unknown => surely_refused = false,
@@ -216,33 +239,59 @@ impl Client {
         None
     }
 
-    async fn try_write(&mut self, key: &str, context: &Context, id: WriteId, value: &str) -> Written {
+    async fn try_write(
+        &mut self,
+        key: &str,
+        context: &Context,
+        id: WriteId,
+        value: &str,
+        how: How,
+    ) -> Written {
+        let began = now();
         let path = format!("/v1/kv/carts/{key}?deadline={}ms", DEADLINE.as_millis());
         let name = format!("\"write-{id}\"");
-        let mut headers = vec![("content-type", "text/plain"), ("idempotency-key", name.as_str())];
+        let mut headers = vec![("idempotency-key", name.as_str())];
         headers.extend(context.clock.as_ref().map(|clock| ("vector-clock", clock.as_str())));
-        let Some(answer) = self.send(Method::PUT, &path, &headers, value).await else {
+        let (method, value) = match how {
+            How::Deleting => (Method::DELETE, ""),
+            _ => (Method::PUT, value),
+        };
+        match how {
+            How::Plainly => headers.push(("content-type", "text/plain")),
+            How::IfUnchanged => headers.push(("if-match", context.tag.as_str())),
+            How::IfNew => headers.push(("if-none-match", "*")),
+            How::Deleting => {}
+        }
+        let Some(answer) = self.send(method, &path, &headers, value).await else {
             return Written::Unknown;
         };
+        let conditional = matches!(how, How::IfUnchanged | How::IfNew);
         match answer.status {
             StatusCode::NO_CONTENT => {
+                self.look_at_quorum(&answer, "write", began);
                 let (dot, tag) = (answer.header("dot"), answer.header("etag"));
                 self.shared.checker.lock().acknowledged(id, dot, tag);
-                Written::Acknowledged(answer.header("vector-clock").to_owned())
+                Written::Acknowledged { clock: answer.header("vector-clock").to_owned(), tag: tag.to_owned() }
             }
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            StatusCode::PRECONDITION_FAILED if !conditional => {
+                self.violate(&format!("a write of {key} without a precondition was answered 412"));
+                Written::Unknown
+            }
+            StatusCode::PRECONDITION_FAILED
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => {
                 let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
                 match problem["applied"].as_str() {
                     Some("no") => Written::Refused,
                     Some("unknown") => Written::Unknown,
                     other => {
-                        self.violate(&format!("PUT {key} failed with applied = {other:?}"));
+                        self.violate(&format!("a write of {key} failed with applied = {other:?}"));
                         Written::Unknown
                     }
                 }
             }
             other => {
-                self.violate(&format!("PUT {key} was answered {other}"));
+                self.violate(&format!("a write of {key} was answered {other}"));
                 Written::Unknown
             }
         }
@@ -252,24 +301,32 @@ impl Client {
     pub async fn fill_carts(mut self) {
         self.ready().await;
         let mut last: BTreeMap<String, Context> = BTreeMap::new();
-        while turmoil::sim_elapsed().unwrap_or_default() < STOP {
-            pass(self.random.millis(10..150)).await;
+        while now() < STOP {
+            pass(self.random.millis(10..250)).await;
             let key = format!("cart-{}", self.random.below(KEYS));
-            let written = match self.random.below(10) {
+            let written = match self.random.below(12) {
                 // Somebody who knows nothing.
-                0 => self.write(&key, &Context::default()).await,
+                0 => self.write(&key, &Context::default(), How::Plainly).await,
+                1 => self.write(&key, &Context::default(), How::IfNew).await,
                 // Somebody who goes on from their own last write, unaware of all others.
-                1 | 2 => {
+                2 | 3 => {
                     let mut context = last.get(&key).cloned().unwrap_or_default();
                     if self.shared.bug == Bug::WholeClock
                         && let Some(read) = self.read(&key, "").await
                     {
                         context.clock = read.clock;
                     }
-                    self.write(&key, &context).await
+                    self.write(&key, &context, How::Plainly).await
                 }
-                _ => match self.read(&key, "").await {
-                    Some(context) => self.write(&key, &context).await,
+                choice => match self.read(&key, "").await {
+                    Some(context) => {
+                        let how = match choice {
+                            4 if context.clock.is_some() => How::Deleting,
+                            5 | 6 if !context.tag.is_empty() => How::IfUnchanged,
+                            _ => How::Plainly,
+                        };
+                        self.write(&key, &context, how).await
+                    }
                     None => None,
                 },
             };
@@ -278,37 +335,78 @@ impl Client {
         *self.shared.stopped.lock() += 1;
     }
 
+    async fn members(&mut self) -> Vec<serde_json::Value> {
+        let answer = self.send(Method::GET, "/v1/cluster", &[], "").await;
+        let cluster: serde_json::Value =
+            answer.and_then(|a| serde_json::from_slice(&a.body).ok()).unwrap_or_default();
+        cluster["members"].as_array().cloned().unwrap_or_default()
+    }
+
     /// Waits until the late storage node holds its share.
-    async fn see_the_join(&mut self, give_up: tokio::time::Instant) {
-        loop {
-            let answer = self.send(Method::GET, "/v1/cluster/ring", &[], "").await;
-            let ring: serde_json::Value =
-                answer.and_then(|a| serde_json::from_slice(&a.body).ok()).unwrap_or_default();
-            let mut members = ring["members"].as_array().into_iter().flatten();
-            if members.any(|member| member["id"] == LATE) {
-                return;
-            }
-            if tokio::time::Instant::now() > give_up {
+    async fn see_the_join(&mut self) {
+        let give_up = now() + PATIENCE;
+        while !self.members().await.iter().any(|m| m["id"] == LATE && m["state"] == "active") {
+            if now() > give_up {
                 return self.violate(&format!("{LATE} has not joined though all faults have ended"));
             }
             pass(Duration::from_millis(500)).await;
         }
     }
 
-    /// Once all writers have stopped, reads every key from all its homes.
+    /// What keeps the cluster from being settled: nodes that do not count, or that keep something for others.
+    async fn unsettled(&mut self) -> Vec<String> {
+        let mut amiss = Vec::new();
+        let members = self.members().await;
+        let expected = NODES.len() - usize::from(joins(self.shared.seed).is_none());
+        if members.len() != expected {
+            amiss.push(format!("{} members of {expected}", members.len()));
+        }
+        for member in members {
+            let id = member["id"].as_str().unwrap_or_default();
+            let standing = member["standing"].as_str().unwrap_or("unknown");
+            if member["reachable"] != true || standing != "counting" || member["partitions_not_held"] != 0 {
+                let (reachable, not_held) = (&member["reachable"], &member["partitions_not_held"]);
+                amiss.push(format!("{id} is {standing}, reachable: {reachable}, not held: {not_held}"));
+            }
+            if member["hints"].as_array().is_none_or(|hints| !hints.is_empty()) {
+                amiss.push(format!("{id} keeps hints: {}", member["hints"]));
+            }
+        }
+        let listing = self.shared.objects.list("hints/", None, 100).await.unwrap();
+        amiss.extend(listing.objects.into_iter().map(|object| object.key));
+        amiss
+    }
+
+    async fn see_it_settle(&mut self) {
+        let began = now();
+        loop {
+            let amiss = self.unsettled().await;
+            self.shared.trace.line(&self.name, &format!("amiss: {amiss:?}"));
+            if amiss.is_empty() {
+                *self.shared.settled.lock() = Some(now());
+                return;
+            }
+            if now() > began + SETTLED {
+                return self.violate(&format!("not settled long after all faults have ended: {amiss:?}"));
+            }
+            pass(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Once all writers have stopped, looks whether the cluster settles, and reads every key from all its homes.
     pub async fn look_at_the_end(mut self) {
         while *self.shared.stopped.lock() < WRITERS {
             pass(Duration::from_millis(100)).await;
         }
-        let now = || turmoil::sim_elapsed().unwrap_or_default();
-        assert!(now() > HEALED, "the writers stopped before the faults did");
+        assert!(now() > CALM, "the writers stopped before the faults did");
         if joins(self.shared.seed).is_some() {
-            self.see_the_join(tokio::time::Instant::now() + PATIENCE).await;
+            self.see_the_join().await;
         }
+        self.see_it_settle().await;
         let give_up = now() + PATIENCE;
         let keys = self.shared.checker.lock().keys();
         for key in keys {
-            while self.read(&key, "&r=3").await.is_none() {
+            while self.try_read(&key, "&r=3").await.is_none() {
                 if now() > give_up {
                     self.violate(&format!("{key} can't be read from all homes though all faults have ended"));
                     break;
@@ -319,10 +417,9 @@ impl Client {
     }
 }
 
-enum Written {
-    Acknowledged(String),
-    Refused,
-    Unknown,
+/// The time of the simulation.
+fn now() -> Duration {
+    turmoil::sim_elapsed().unwrap_or_default()
 }
 
 /// The values of a 300 answer.
@@ -330,6 +427,10 @@ fn siblings(body: &Bytes) -> Vec<Shown> {
     let list: Vec<serde_json::Value> = serde_json::from_slice(body).unwrap_or_default();
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     list.iter()
-        .map(|s| Shown { tag: text(&s["etag"]), dot: Some(text(&s["dot"])), value: text(&s["value"]) })
+        .map(|s| Shown {
+            tag: text(&s["etag"]),
+            dot: Some(text(&s["dot"])),
+            value: s["value"].as_str().map(str::to_owned),
+        })
         .collect()
 }

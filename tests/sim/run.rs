@@ -3,33 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cartwheel_bucket::{CERTAIN, Faults, FaultyBucket, MemoryBucket, OperationFaults, SharedBucket};
-use cartwheel_cluster::membership::Founding;
-use cartwheel_cluster::seams::{Random, Seams};
-use cartwheel_cluster::secret::ClusterSecret;
-use cartwheel_core::names::NodeId;
-use cartwheel_gateway::GatewayConfig;
-use cartwheel_storage_node::NodeConfig;
-use cartwheel_storage_node::disk::Disk;
-use futures_util::FutureExt;
-use tokio::sync::Notify;
+use cartwheel_bucket::{Faults, FaultyBucket};
 use turmoil::Sim;
 
 use crate::checker::Checker;
-use crate::client::{Client, PORT, Shared, WRITERS};
-use crate::faults::{Event, Fault, GATEWAY, HEALED, LATE, NODES, joins, plan};
+use crate::client::{Client, Shared, WRITERS};
+use crate::cluster::{GATEWAYS, Machine, Place, Presence, add_gateway, bucket_faults};
+use crate::faults::{Event, FOUNDERS, Fault, HEALED, LATE, NODES, joins, plan};
 use crate::trace::Trace;
 use crate::world::lock::Lock;
-use crate::world::{Bug, SeededRandom, SimDisk, TracedBucket, pass, seams};
+use crate::world::{Bug, Objects};
 
-/// The port of every storage node.
-const NODE_PORT: u16 = 7101;
 /// The longest that a simulation may last.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(120);
 /// The longest that a message is on its way.
 const LATENCY: Duration = Duration::from_millis(20);
-/// What clients and nodes share.
-const SECRET: &str = "a secret of the simulation";
 
 /// What came of a run.
 pub struct Outcome {
@@ -41,91 +29,42 @@ pub struct Outcome {
     pub summary: String,
 }
 
-/// A storage node's machine.
-struct Machine {
-    name: &'static str,
-    seams: Seams,
-    disk: Arc<SimDisk>,
-    bucket: SharedBucket,
-    faults: Arc<FaultyBucket>,
-    trace: Arc<Trace>,
-    /// When it is switched on for the first time.
-    from: Duration,
-    end: Notify,
-}
-
-impl Machine {
-    fn config(&self) -> NodeConfig {
-        let mut config = NodeConfig::new(NodeId::new(self.name).unwrap(), format!("0.0.0.0:{NODE_PORT}"));
-        config.advertise = Some(format!("{}:{NODE_PORT}", self.name));
-        config.flush_interval = Duration::from_secs(3);
-        // A join asks every home of every partition in turn: few of them, so that it ends in seconds.
-        config.founding = Founding { partitions: 64, ..Founding::default() };
-        config
-    }
-
-    /// The life of a process: starts the node, again if that fails, and ends it when told to.
-    async fn live(&self) {
-        pass(self.from.saturating_sub(turmoil::sim_elapsed().unwrap_or_default())).await;
-        // What an earlier process was told and did not live to hear.
-        let _ = self.end.notified().now_or_never();
-        let secret = ClusterSecret::given(SECRET);
-        loop {
-            let disk: Arc<dyn Disk> = self.disk.clone();
-            let bucket = Arc::clone(&self.bucket);
-            let started =
-                cartwheel_storage_node::start(self.config(), self.seams.clone(), Some(disk), bucket, &secret);
-            match started.await {
-                Ok(node) => {
-                    self.trace.line(self.name, &format!("serves as {}", node.incarnation().label()));
-                    self.end.notified().await;
-                    node.shutdown().await;
-                    return self.trace.line(self.name, "ended");
-                }
-                Err(error) => {
-                    self.trace.line(self.name, &format!("can't start: {error}"));
-                    pass(Duration::from_millis(500)).await;
-                }
-            }
-        }
-    }
-
-    /// A bucket that now and then fails, as all do; or that can't be reached.
-    fn set_bucket(&self, unavailable: bool) {
-        let each = OperationFaults { refuse: CERTAIN / 50, mute: CERTAIN / 50, slow: CERTAIN / 10 };
-        let slow_by = Duration::from_millis(300);
-        self.faults.set(Faults { unavailable, slow_by, ..Faults::everywhere(each) });
-    }
+/// The hosts of a simulation, as faults reach them.
+struct Hosts<'a> {
+    sim: Sim<'a>,
+    machines: Vec<Arc<Machine>>,
+    /// Which of them are told to end and start again when they have.
+    ending: Vec<bool>,
+    gateways: Vec<Arc<FaultyBucket>>,
+    presence: Arc<Presence>,
 }
 
 /// Runs the seed.
 pub fn run(seed: u64, bug: Bug) -> Outcome {
-    let trace = Arc::new(Trace::default());
+    let place = Place { seed, bug, objects: Arc::new(Objects::default()), trace: Arc::new(Trace::default()) };
+    let presence = Arc::new(Presence::default());
     let shared = Arc::new(Shared {
         seed,
         bug,
-        trace: Arc::clone(&trace),
+        trace: Arc::clone(&place.trace),
         checker: Lock::new(Checker::default()),
         stopped: Lock::new(0),
+        presence: Arc::clone(&presence),
+        objects: Arc::clone(&place.objects),
+        settled: Lock::new(None),
     });
     let mut sim = turmoil::Builder::new()
         .rng_seed(seed)
         .simulation_duration(LONGEST)
         .max_message_latency(LATENCY)
         .build();
-    let objects: SharedBucket = Arc::new(MemoryBucket::new());
-    let machines = NODES.map(|name| machine(name, seed, bug, &objects, &trace));
-    for machine in &machines {
-        let machine = Arc::clone(machine);
-        sim.host(machine.name, move || {
-            let machine = Arc::clone(&machine);
-            async move {
-                machine.live().await;
-                Ok(())
-            }
-        });
-    }
-    add_gateway(&mut sim, seed, &objects, &trace);
+    place.found(&NODES[..FOUNDERS]);
+    let late = joins(seed).unwrap_or(Duration::MAX);
+    let from = |name| if name == LATE { late } else { Duration::ZERO };
+    let machines: Vec<_> =
+        NODES.iter().map(|name| Machine::add(&mut sim, &place, name, from(*name))).collect();
+    let gateways =
+        (0..GATEWAYS.len()).map(|number| add_gateway(&mut sim, &place, number, &presence)).collect();
     for number in 0..WRITERS {
         let name = format!("client-{number}");
         let client = Client::new(&name, Arc::clone(&shared));
@@ -139,125 +78,128 @@ pub fn run(seed: u64, bug: Bug) -> Outcome {
         reader.look_at_the_end().await;
         Ok(())
     });
-    let faults = drive(&mut sim, plan(seed), &machines, &trace, &shared);
-    let injected: u64 = machines.iter().map(|m| m.faults.injected()).sum();
-    let simulated = sim.elapsed();
-    drop(sim);
+    let ending = vec![false; machines.len()];
+    let mut hosts = Hosts { sim, machines, ending, gateways, presence };
+    let faults = hosts.drive(plan(seed), &shared);
+    let buckets = hosts.machines.iter().map(|m| &m.faults).chain(&hosts.gateways);
+    let injected: u64 = buckets.map(|faults| faults.injected()).sum();
+    let simulated = hosts.sim.elapsed();
+    drop(hosts);
     finish(&shared, faults, injected, simulated)
 }
 
-fn machine(
-    name: &'static str,
-    seed: u64,
-    bug: Bug,
-    objects: &SharedBucket,
-    trace: &Arc<Trace>,
-) -> Arc<Machine> {
-    let own = SeededRandom::new(seed, &format!("{name} bucket")).next_u64();
-    let faults = Arc::new(FaultyBucket::new(Arc::clone(objects), own));
-    let bucket = TracedBucket::new(faults.clone(), name, Arc::clone(trace), bug);
-    let machine = Machine {
-        name,
-        seams: seams(seed, name),
-        disk: Arc::new(SimDisk::new(seed, name, bug)),
-        bucket: Arc::new(bucket),
-        faults,
-        trace: Arc::clone(trace),
-        from: if name == LATE { joins(seed).unwrap_or(Duration::MAX) } else { Duration::ZERO },
-        end: Notify::new(),
-    };
-    machine.set_bucket(false);
-    Arc::new(machine)
-}
-
-fn add_gateway(sim: &mut Sim<'_>, seed: u64, objects: &SharedBucket, trace: &Arc<Trace>) {
-    let seams = seams(seed, GATEWAY);
-    let bucket: SharedBucket =
-        Arc::new(TracedBucket::new(Arc::clone(objects), GATEWAY, Arc::clone(trace), Bug::None));
-    sim.host(GATEWAY, move || {
-        let (seams, bucket) = (seams.clone(), Arc::clone(&bucket));
-        async move {
-            let config = GatewayConfig::new(format!("0.0.0.0:{PORT}"));
-            let secret = ClusterSecret::given(SECRET);
-            let _gateway = cartwheel_gateway::start(config, seams, bucket, &secret).await?;
-            std::future::pending().await
-        }
-    });
-}
-
-/// Steps until all clients have finished, with faults beginning and ending as planned; how many there were.
-fn drive(
-    sim: &mut Sim<'_>,
-    plan: Vec<Event>,
-    machines: &[Arc<Machine>],
-    trace: &Trace,
-    shared: &Shared,
-) -> usize {
-    let faults = plan.iter().filter(|event| event.begins).count();
-    let mut plan = plan.into_iter().peekable();
-    let mut ending = vec![false; machines.len()];
-    loop {
-        while let Some(event) = plan.next_if(|event| event.at <= sim.elapsed()) {
-            let what = if event.begins { "begins" } else { "ends" };
-            trace.line_at(sim.elapsed(), NODES[event.node], &format!("{:?} {what}", event.fault));
-            apply(sim, event, machines, &mut ending);
-        }
-        if sim.elapsed() >= HEALED {
-            machines.iter().for_each(|machine| machine.faults.set(Faults::default()));
-        }
-        for (node, ending) in ending.iter_mut().enumerate() {
-            if *ending && !sim.is_host_running(NODES[node]) {
-                *ending = false;
-                sim.bounce(NODES[node]);
+impl Hosts<'_> {
+    /// Steps until all clients have finished, with faults beginning and ending as planned; how many there were.
+    fn drive(&mut self, plan: Vec<Event>, shared: &Shared) -> usize {
+        let faults = plan.iter().filter(|event| event.begins).count();
+        let mut plan = plan.into_iter().peekable();
+        let mut healed = false;
+        self.set_buckets(bucket_faults(false));
+        loop {
+            while let Some(event) = plan.next_if(|event| event.at <= self.sim.elapsed()) {
+                let what = if event.begins { "begins" } else { "ends" };
+                shared.trace.line_at(self.sim.elapsed(), "fault", &format!("{:?} {what}", event.fault));
+                self.apply(event);
             }
-        }
-        match sim.step() {
-            Ok(false) => {}
-            Ok(true) => return faults,
-            Err(error) => {
-                shared.checker.lock().violate(format!("the simulation broke off: {error}"));
-                return faults;
+            if !healed && self.sim.elapsed() >= HEALED {
+                healed = true;
+                shared.trace.line_at(self.sim.elapsed(), "fault", "all have ended");
+                self.heal();
+            }
+            for (node, ending) in self.ending.iter_mut().enumerate() {
+                if *ending && !self.sim.is_host_running(NODES[node]) {
+                    *ending = false;
+                    self.sim.bounce(NODES[node]);
+                }
+            }
+            match self.sim.step() {
+                Ok(false) => {}
+                Ok(true) => return faults,
+                Err(error) => {
+                    shared.checker.lock().violate(format!("the simulation broke off: {error}"));
+                    return faults;
+                }
             }
         }
     }
-}
 
-fn apply(sim: &mut Sim<'_>, event: Event, machines: &[Arc<Machine>], ending: &mut [bool]) {
-    let node = NODES[event.node];
-    let next = NODES[(event.node + 1) % NODES.len()];
-    match (event.fault, event.begins) {
-        (Fault::Cut, true) => sim.partition(GATEWAY, node),
-        (Fault::Cut, false) => sim.repair(GATEWAY, node),
-        (Fault::Deaf, true) => sim.partition_oneway(GATEWAY, node),
-        (Fault::Deaf, false) => sim.repair_oneway(GATEWAY, node),
-        (Fault::Mute, true) => sim.partition_oneway(node, GATEWAY),
-        (Fault::Mute, false) => sim.repair_oneway(node, GATEWAY),
-        (Fault::Stalled, true) => sim.hold(GATEWAY, node),
-        (Fault::Stalled, false) => sim.release(GATEWAY, node),
-        (Fault::Apart, true) => sim.partition(node, next),
-        (Fault::Apart, false) => sim.repair(node, next),
-        (Fault::Crashed, true) => {
-            ending[event.node] = false;
-            sim.crash(node);
+    fn set_buckets(&self, faults: Faults) {
+        self.machines.iter().for_each(|machine| machine.faults.set(faults));
+        self.gateways.iter().for_each(|gateway| gateway.set(faults));
+    }
+
+    /// Faults of two kinds may have met on one link: none is left now.
+    fn heal(&self) {
+        self.set_buckets(Faults::default());
+        for (at, node) in NODES.iter().enumerate() {
+            for other in NODES[at + 1..].iter().chain(&GATEWAYS) {
+                self.sim.release(*node, *other);
+                self.sim.repair(*node, *other);
+            }
         }
-        (Fault::Crashed, false) => sim.bounce(node),
-        (Fault::Restarted, true) => {
-            ending[event.node] = true;
-            machines[event.node].end.notify_one();
+    }
+
+    fn apply(&mut self, event: Event) {
+        let sim = &mut self.sim;
+        let begins = event.begins;
+        match event.fault {
+            Fault::Cut(node, gateway) if begins => sim.partition(GATEWAYS[gateway], NODES[node]),
+            Fault::Cut(node, gateway) => sim.repair(GATEWAYS[gateway], NODES[node]),
+            Fault::Deaf(node, gateway) if begins => sim.partition_oneway(GATEWAYS[gateway], NODES[node]),
+            Fault::Deaf(node, gateway) => sim.repair_oneway(GATEWAYS[gateway], NODES[node]),
+            Fault::Mute(node, gateway) if begins => sim.partition_oneway(NODES[node], GATEWAYS[gateway]),
+            Fault::Mute(node, gateway) => sim.repair_oneway(NODES[node], GATEWAYS[gateway]),
+            Fault::Stalled(node, gateway) if begins => sim.hold(GATEWAYS[gateway], NODES[node]),
+            Fault::Stalled(node, gateway) => sim.release(GATEWAYS[gateway], NODES[node]),
+            Fault::Apart(node, other) if begins => sim.partition(NODES[node], NODES[other]),
+            Fault::Apart(node, other) => sim.repair(NODES[node], NODES[other]),
+            Fault::Unheard(node, other) if begins => sim.partition_oneway(NODES[node], NODES[other]),
+            Fault::Unheard(node, other) => sim.repair_oneway(NODES[node], NODES[other]),
+            Fault::Paused(node) => {
+                let others = NODES.iter().chain(&GATEWAYS).filter(|other| **other != NODES[node]);
+                for other in others {
+                    if begins {
+                        sim.hold(NODES[node], *other);
+                    } else {
+                        sim.release(NODES[node], *other);
+                    }
+                }
+            }
+            Fault::Crashed(node) | Fault::Wiped(node) if begins => {
+                self.ending[node] = false;
+                sim.crash(NODES[node]);
+                if let Fault::Wiped(_) = event.fault {
+                    self.machines[node].wipe();
+                }
+            }
+            Fault::Crashed(node) | Fault::Wiped(node) => sim.bounce(NODES[node]),
+            Fault::Restarted(node) if begins => {
+                self.ending[node] = true;
+                self.machines[node].end.notify_one();
+            }
+            // It starts again when it has ended.
+            Fault::Restarted(_) => {}
+            Fault::NoBucket(node) => self.machines[node].faults.set(bucket_faults(begins)),
+            Fault::GatewayCrashed(gateway) if begins => {
+                self.presence.lost(gateway);
+                sim.crash(GATEWAYS[gateway]);
+            }
+            Fault::GatewayCrashed(gateway) => sim.bounce(GATEWAYS[gateway]),
+            Fault::GatewayNoBucket(gateway) => self.gateways[gateway].set(bucket_faults(begins)),
+            Fault::BucketGone => self.set_buckets(bucket_faults(begins)),
         }
-        // It starts again when it has ended.
-        (Fault::Restarted, false) => {}
-        (Fault::NoBucket, begins) => machines[event.node].set_bucket(begins),
     }
 }
 
 fn finish(shared: &Shared, faults: usize, injected: u64, simulated: Duration) -> Outcome {
     let mut checker = shared.checker.lock();
     let c = &checker.counts;
+    let settled = shared.settled.lock().map_or("never".to_owned(), |at| format!("{:.1} s", at.as_secs_f64()));
     let summary = format!(
         "seed {}: {:.1} s simulated, {} requests ({} writes acknowledged, {} refused, {} unknown; {} reads, {} \
-         without a quorum, {} with siblings), {} bucket operations, {faults} faults and {injected} injected \
-         into the bucket, {} writes minted twice and {} shown again, {} violations",
+         without a quorum, {} with siblings), {} answers with fallbacks and {} from the bucket, {} stale reads \
+         and {} said to be from the bucket, {} bucket operations, {faults} faults and {injected} injected into \
+         the bucket, {} writes minted twice and {} shown again, settled at {settled}, {} violations",
         shared.seed,
         simulated.as_secs_f64(),
         c.requests,
@@ -267,11 +209,18 @@ fn finish(shared: &Shared, faults: usize, injected: u64, simulated: Duration) ->
         c.reads,
         c.unread,
         c.conflicts,
+        c.fallbacks,
+        c.degraded,
+        c.stale,
+        c.stale_degraded,
         shared.trace.bucket_operations(),
         checker.minted_twice(),
         c.shown_again,
         checker.violations.len(),
     );
+    for stale in &checker.stale {
+        shared.trace.line_at(simulated, "stale", stale);
+    }
     shared.trace.line_at(simulated, "end", &summary);
     Outcome { trace: shared.trace.bytes(), violations: std::mem::take(&mut checker.violations), summary }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cartwheel_bucket::{Bucket, BucketError, Created, Listing, SharedBucket};
+use cartwheel_bucket::{Bucket, BucketError, Created, Listing, MemoryBucket, SharedBucket};
 use cartwheel_cluster::seams::{Listener, Net, Random, Seams, Stream, WallClock};
 use cartwheel_storage_node::disk::{Disk, MemoryDisk};
 use futures_util::FutureExt;
@@ -61,9 +61,13 @@ pub enum Bug {
     LyingDisk,
     /// Disks lie, and the bucket hands out the first epoch again and again.
     SameEpoch,
+    /// Homes that were away count at once (only where a home returns).
+    CountsAtOnce,
+    /// Hints are said to be in the bucket and are not (only where a home returns).
+    DroppedHints,
 }
 
-/// The planted bugs by name, and what a report on each must say.
+/// The planted bugs of the big simulation by name, and what a report on each must say.
 pub const BUGS: [(&str, Bug, &str); 3] = [
     ("whole-clock", Bug::WholeClock, "are lost"),
     ("lying-disk", Bug::LyingDisk, "are lost"),
@@ -210,6 +214,45 @@ impl Disk for SimDisk {
     }
 }
 
+/// The objects of all hosts, stamped with simulated time.
+#[derive(Debug, Default)]
+pub struct Objects(MemoryBucket);
+
+impl Objects {
+    fn stamp(&self) {
+        self.0.set_now_ms(SimClock.now_ms());
+    }
+}
+
+#[async_trait]
+impl Bucket for Objects {
+    async fn get(&self, key: &str) -> Result<Bytes, BucketError> {
+        self.0.get(key).await
+    }
+
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, BucketError> {
+        self.0.get_range(key, range).await
+    }
+
+    async fn put(&self, key: &str, body: Bytes) -> Result<(), BucketError> {
+        self.stamp();
+        self.0.put(key, body).await
+    }
+
+    async fn create(&self, key: &str, body: Bytes) -> Result<Created, BucketError> {
+        self.stamp();
+        self.0.create(key, body).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Listing, BucketError> {
+        self.0.list(prefix, after, limit).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), BucketError> {
+        self.0.delete(key).await
+    }
+}
+
 /// A bucket as one host reaches it, with every operation and its outcome written to the trace.
 #[derive(Debug)]
 pub struct TracedBucket {
@@ -243,6 +286,10 @@ impl TracedBucket {
     fn forgets(&self, key: &str) -> bool {
         self.bug == Bug::SameEpoch && key.contains("/epochs/")
     }
+
+    fn drops(&self, key: &str) -> bool {
+        self.bug == Bug::DroppedHints && key.starts_with("hints/")
+    }
 }
 
 fn digest(bytes: &Bytes) -> String {
@@ -268,7 +315,7 @@ impl Bucket for TracedBucket {
 
     async fn put(&self, key: &str, body: Bytes) -> Result<(), BucketError> {
         let what = format!("put {} to", digest(&body));
-        let outcome = self.inner.put(key, body).await;
+        let outcome = if self.drops(key) { Ok(()) } else { self.inner.put(key, body).await };
         self.note(&what, key, outcome, |()| "done".to_owned())
     }
 

@@ -11,6 +11,7 @@ const LISTED: &[&str] = &[
     "crates/core/src/",
     "crates/bucket/src/",
     "crates/cluster/src/",
+    "crates/segments/src/",
     "crates/s3-server/src/",
     "gateway/src/",
     "storage-node/src/",

@@ -1,11 +1,13 @@
 //! Who is in the cluster, and how to call them.
 //!
-//! [`membership`] is the truth about members (ring documents in the bucket); [`peer`] and [`frames`] are the
-//! two ends of a call; [`http_server`] is the accept loop of every port; [`seams`] is what a simulation
-//! replaces.
+//! [`membership`] is the truth about members (ring documents in the bucket), [`gossip`] says which of them live;
+//! [`peer`] and [`frames`] are the two ends of a call; [`http_server`] is the accept loop of every port;
+//! [`seams`] is what a simulation replaces.
 
 mod connection;
+mod detector;
 pub mod frames;
+pub mod gossip;
 pub mod http_server;
 pub mod membership;
 mod outbox;

@@ -10,6 +10,7 @@ pub mod frame;
 pub mod get;
 #[cfg(test)]
 mod golden;
+pub mod gossip;
 pub mod hash;
 pub mod header;
 pub mod manifest;
@@ -19,4 +20,5 @@ pub mod quorum;
 pub mod record;
 pub mod ring;
 pub mod segment;
+pub mod standing;
 pub mod wire;

@@ -1,11 +1,12 @@
 //! The decisions of one write: mint at one node, replicate the delta, answer at W
 //! (Dynamo, SOSP 2007, sections 4.5 and 4.6).
 //!
-//! A pure machine: feed it events, carry out its actions. It holds three rules that protect data:
+//! A pure machine: feed it events, carry out its actions. The rules that protect data:
 //! a mint whose fate is unknown is repeated at the *same* node before any other (the same request id makes
-//! it the same write); mints are never hedged; a replica counts only if it reached the durability asked; and
-//! while a ring change is pending, W of the homes of *both* rings must hold the write, so that neither ring's
-//! reads can miss it.
+//! it the same write); mints are never hedged; a replica counts only if it reached the durability asked; each home
+//! counts once, whether it took the write or a fallback keeps it for that home, for reads ask homes; and while a
+//! ring change is pending, W of the homes of *both* rings must hold the write, so that neither ring's reads can
+//! miss it.
 
 use crate::quorum::{Applied, Durability, Failure, Node, Tally};
 
@@ -36,11 +37,23 @@ pub enum PutEvent {
         /// How far it is there.
         reached: Durability,
     },
+    /// `node` took in the delta but does not count: it was away and is catching up.
+    Extra {
+        /// The home.
+        node: Node,
+    },
     /// `node` did not take in the delta, or did not say so.
     ReplicaFailed {
         /// The replica.
         node: Node,
     },
+    /// `node` has no room, and there is no budget for others to stand in for it.
+    NoRoom {
+        /// The replica.
+        node: Node,
+    },
+    /// The homes that have not answered yet are slow: others may stand in for them.
+    Slow,
     /// The request's time is up.
     Deadline,
 }
@@ -54,6 +67,8 @@ pub enum PutAction {
         node: Node,
         /// The home it stands in for.
         hint_for: Option<Node>,
+        /// Even if it is catching up: no better home can be reached.
+        insist: bool,
     },
     /// Send the delta to `node`; a fallback keeps it for `hint_for`.
     Replicate {
@@ -65,6 +80,11 @@ pub enum PutAction {
     /// Ask the minter when its version is as durable as asked; its answer is an acknowledgement.
     Confirm {
         /// The minter.
+        node: Node,
+    },
+    /// Ask this home, which does not count yet, again in a moment: nobody can stand in for it.
+    AskAgain {
+        /// The home.
         node: Node,
     },
     /// Answer the client. Given exactly once; replication may go on after it.
@@ -92,6 +112,9 @@ pub enum PutOutcome {
     },
 }
 
+/// A node that was asked to take the write, and the home that it stands in for.
+type Slot = (Node, Option<Node>);
+
 /// One write.
 #[derive(Debug)]
 pub struct PutMachine {
@@ -99,18 +122,23 @@ pub struct PutMachine {
     fallbacks: std::vec::IntoIter<Node>,
     /// The homes after the pending ring change; empty without one.
     next_homes: Vec<Node>,
-    acked: Vec<Node>,
+    /// Homes that count: they hold the write, or a fallback keeps it for them.
+    counted: Vec<Node>,
     w: usize,
     durability: Durability,
     next_home: usize,
     mint_tries: u8,
-    minting: Option<(Node, Option<Node>)>,
+    minting: Option<(Slot, bool)>,
     minted: bool,
     maybe_applied: bool,
     /// Replicas asked and not yet heard of, each with the home it stands in for.
-    waiting: Vec<(Node, Option<Node>)>,
+    waiting: Vec<Slot>,
     /// Homes found unreachable before the mint succeeded; replaced by fallbacks once there is a delta.
     unreachable: Vec<Node>,
+    /// Homes that are catching up and left minting to others.
+    declined: Vec<Node>,
+    /// Homes that a fallback was asked to stand in for because they are slow.
+    slow: Vec<Node>,
     tally: Tally,
     reached: Durability,
     answered: bool,
@@ -125,7 +153,7 @@ impl PutMachine {
             homes,
             fallbacks: fallbacks.into_iter(),
             next_homes: Vec::new(),
-            acked: Vec::new(),
+            counted: Vec::new(),
             w,
             durability,
             next_home: 0,
@@ -135,6 +163,8 @@ impl PutMachine {
             maybe_applied: false,
             waiting: Vec::new(),
             unreachable: Vec::new(),
+            declined: Vec::new(),
+            slow: Vec::new(),
             tally: Tally::default(),
             reached: Durability::Bucket,
             answered: false,
@@ -163,7 +193,7 @@ impl PutMachine {
         let mut actions = Vec::new();
         self.minted = true;
         if let Some(minter) = minter {
-            self.minted_at(minter, None, reached, &mut actions);
+            self.minted_at((minter, None), reached, false, &mut actions);
         }
         self.replicate_except(minter, &mut actions);
         self.settle(&mut actions);
@@ -177,23 +207,35 @@ impl PutMachine {
             PutEvent::Minted { node, reached } => self.minted(node, reached, &mut actions),
             PutEvent::MintFailed { node, failure } => self.mint_failed(node, failure, &mut actions),
             PutEvent::Acked { node, reached } => {
-                if let Some(hint_for) = self.heard(node) {
-                    self.count(node, hint_for.is_some(), reached);
+                if let Some(slot) = self.heard(node) {
+                    self.count(slot, reached);
                     self.settle(&mut actions);
                 }
             }
-            PutEvent::ReplicaFailed { node } => {
-                if let Some(hint_for) = self.heard(node) {
-                    let home = hint_for.unwrap_or(node);
-                    if self.homes.contains(&home) {
-                        self.replace(home, &mut actions);
+            PutEvent::Extra { node } => {
+                if let Some(slot) = self.heard(node) {
+                    let home = slot.1.unwrap_or(node);
+                    if !self.replace(home, &mut actions) && !self.is_taken_care_of(home) {
+                        self.waiting.push(slot);
+                        actions.push(PutAction::AskAgain { node });
                     }
                     self.settle(&mut actions);
                 }
             }
+            PutEvent::ReplicaFailed { node } => {
+                if let Some((node, hint_for)) = self.heard(node) {
+                    self.replace(hint_for.unwrap_or(node), &mut actions);
+                    self.settle(&mut actions);
+                }
+            }
+            PutEvent::NoRoom { node } => {
+                if self.heard(node).is_some() {
+                    self.settle(&mut actions);
+                }
+            }
+            PutEvent::Slow => self.stand_in_for_slow_homes(&mut actions),
             PutEvent::Deadline => {
-                let in_flight = self.minting.is_some();
-                self.maybe_applied |= in_flight;
+                self.maybe_applied |= self.minting.is_some();
                 self.answer_failed(true, &mut actions);
             }
         }
@@ -210,30 +252,37 @@ impl PutMachine {
         self.mint_tries = 1;
         self.minting = if let Some(&home) = self.homes.get(self.next_home) {
             self.next_home += 1;
-            Some((home, None))
+            Some(((home, None), false))
+        } else if !self.declined.is_empty() {
+            Some(((self.declined.remove(0), None), true))
         } else {
             let stands_for = self.unreachable.first().copied();
-            self.fallbacks.next().map(|node| (node, stands_for))
+            self.fallbacks.next().map(|node| ((node, stands_for), false))
         };
         match self.minting {
-            Some((node, hint_for)) => actions.push(PutAction::Mint { node, hint_for }),
+            Some(((node, hint_for), insist)) => actions.push(PutAction::Mint { node, hint_for, insist }),
             None => self.answer_failed(false, actions),
         }
     }
 
     fn mint_failed(&mut self, node: Node, failure: Failure, actions: &mut Vec<PutAction>) {
-        let Some((minter, hint_for)) = self.minting.filter(|(minter, _)| *minter == node) else { return };
+        let Some(((minter, hint_for), insist)) = self.minting.filter(|((minter, _), _)| *minter == node)
+        else {
+            return;
+        };
         if failure == Failure::Unknown {
             self.maybe_applied = true;
             if self.mint_tries < MINT_TRIES_PER_NODE && !self.answered {
                 self.mint_tries += 1;
-                actions.push(PutAction::Mint { node: minter, hint_for });
+                actions.push(PutAction::Mint { node: minter, hint_for, insist });
                 return;
             }
         }
         self.minting = None;
-        if hint_for.is_none() {
-            self.unreachable.push(minter);
+        match (hint_for, failure) {
+            (None, Failure::Declined) if !insist => self.declined.push(minter),
+            (None, _) => self.unreachable.push(minter),
+            (Some(_), _) => {}
         }
         if !self.answered {
             self.mint_somewhere(actions);
@@ -241,28 +290,29 @@ impl PutMachine {
     }
 
     fn minted(&mut self, node: Node, reached: Durability, actions: &mut Vec<PutAction>) {
-        let Some((minter, hint_for)) = self.minting.filter(|(minter, _)| *minter == node) else { return };
+        let Some((slot, insist)) = self.minting.filter(|((minter, _), _)| *minter == node) else { return };
         self.minting = None;
         self.minted = true;
-        self.minted_at(minter, hint_for, reached, actions);
-        self.replicate_except(hint_for.or(Some(minter)), actions);
+        self.minted_at(slot, reached, insist, actions);
+        self.replicate_except(slot.1.or(Some(slot.0)), actions);
         self.settle(actions);
     }
 
     /// The minter answers as soon as there is a dot, so that the delta travels while its own log or flush is
-    /// still under way; it counts once it is as durable as asked, like any replica.
+    /// still under way; it counts once it is as durable as asked, like any replica. One that is catching up is
+    /// asked, for it may not count at all.
     fn minted_at(
         &mut self,
-        minter: Node,
-        hint_for: Option<Node>,
+        slot: Slot,
         reached: Durability,
+        catching_up: bool,
         actions: &mut Vec<PutAction>,
     ) {
-        if reached >= self.durability {
-            self.count(minter, hint_for.is_some(), reached);
+        if reached >= self.durability && !catching_up {
+            self.count(slot, reached);
         } else {
-            self.waiting.push((minter, hint_for));
-            actions.push(PutAction::Confirm { node: minter });
+            self.waiting.push(slot);
+            actions.push(PutAction::Confirm { node: slot.0 });
         }
     }
 
@@ -279,38 +329,63 @@ impl PutMachine {
         }
     }
 
-    fn heard(&mut self, node: Node) -> Option<Option<Node>> {
+    fn heard(&mut self, node: Node) -> Option<Slot> {
         let at = self.waiting.iter().position(|(waiting, _)| *waiting == node)?;
-        Some(self.waiting.swap_remove(at).1)
+        Some(self.waiting.swap_remove(at))
     }
 
-    fn count(&mut self, node: Node, fallback: bool, reached: Durability) {
-        if reached < self.durability {
+    fn count(&mut self, (node, hint_for): Slot, reached: Durability) {
+        let home = hint_for.unwrap_or(node);
+        if reached < self.durability || self.counted.contains(&home) {
             return;
         }
-        self.acked.push(node);
-        if fallback {
-            self.tally.fallback += 1;
-        } else if self.homes.contains(&node) {
-            self.tally.home += 1;
+        self.counted.push(home);
+        if self.homes.contains(&home) {
+            if hint_for.is_some() {
+                self.tally.fallback += 1;
+            } else {
+                self.tally.home += 1;
+            }
         }
         self.reached = self.reached.min(reached);
     }
 
-    /// Sends the delta to the next fallback, if there is one.
+    /// Sends the delta to the next fallback, if there is one and the home is not replaced already.
     fn replace(&mut self, home: Node, actions: &mut Vec<PutAction>) -> bool {
+        if self.is_taken_care_of(home) || !self.homes.contains(&home) {
+            return false;
+        }
         let Some(node) = self.fallbacks.next() else { return false };
         self.waiting.push((node, Some(home)));
         actions.push(PutAction::Replicate { node, hint_for: Some(home) });
         true
     }
 
+    /// Does the home count, or does somebody stand in for it?
+    fn is_taken_care_of(&self, home: Node) -> bool {
+        self.counted.contains(&home) || self.waiting.iter().any(|(_, hint_for)| *hint_for == Some(home))
+    }
+
+    /// What a slow home may still say counts too, but each home only once.
+    fn stand_in_for_slow_homes(&mut self, actions: &mut Vec<PutAction>) {
+        if self.answered || !self.minted {
+            return;
+        }
+        let slow: Vec<Node> =
+            self.waiting.iter().filter(|(_, hint)| hint.is_none()).map(|(n, _)| *n).collect();
+        for home in slow {
+            if !self.slow.contains(&home) && self.replace(home, actions) {
+                self.slow.push(home);
+            }
+        }
+    }
+
     fn settle(&mut self, actions: &mut Vec<PutAction>) {
         if self.answered {
             return;
         }
-        let next = self.acked.iter().filter(|node| self.next_homes.contains(node)).count();
-        let next_hold_it = self.next_homes.is_empty() || next + self.tally.fallback >= self.w;
+        let next = self.counted.iter().filter(|home| self.next_homes.contains(home)).count();
+        let next_hold_it = self.next_homes.is_empty() || next >= self.w;
         if self.tally.answered() >= self.w && next_hold_it {
             self.answered = true;
             let outcome = PutOutcome::Done { tally: self.tally, reached: self.reached };
@@ -340,7 +415,15 @@ mod tests {
     }
 
     fn mint(node: Node) -> PutAction {
-        PutAction::Mint { node, hint_for: None }
+        PutAction::Mint { node, hint_for: None, insist: false }
+    }
+
+    fn hinted(node: Node, home: Node) -> PutAction {
+        PutAction::Replicate { node, hint_for: Some(home) }
+    }
+
+    fn done(home: usize, fallback: usize) -> PutAction {
+        PutAction::Answer(PutOutcome::Done { tally: Tally { home, fallback }, reached: Disk })
     }
 
     fn replicate(node: Node) -> PutAction {
@@ -423,7 +506,6 @@ mod tests {
         let mut m = machine(&[7, 8]);
         m.start();
         assert_eq!(m.on(PutEvent::MintFailed { node: 0, failure: Failure::NotApplied }), [mint(1)]);
-        let hinted = |node, home| PutAction::Replicate { node, hint_for: Some(home) };
         assert_eq!(m.on(PutEvent::Minted { node: 1, reached: Disk }), [hinted(7, 0), replicate(2)]);
         assert_eq!(m.on(PutEvent::ReplicaFailed { node: 2 }), [hinted(8, 2)]);
         let tally = Tally { home: 1, fallback: 1 };
@@ -452,7 +534,7 @@ mod tests {
         for node in 0..3 {
             last = m.on(PutEvent::MintFailed { node, failure: Failure::NotApplied });
         }
-        assert_eq!(last, [PutAction::Mint { node: 7, hint_for: Some(0) }]);
+        assert_eq!(last, [PutAction::Mint { node: 7, hint_for: Some(0), insist: false }]);
         let actions = m.on(PutEvent::Minted { node: 7, reached: Disk });
         assert_eq!(actions, [PutAction::Replicate { node: 8, hint_for: Some(1) }, replicate(2)]);
     }
@@ -506,5 +588,69 @@ mod tests {
         ] {
             assert_eq!(m.on(event), []);
         }
+    }
+
+    #[test]
+    fn a_home_that_is_catching_up_mints_only_when_no_other_home_can() {
+        let mut m = machine(&[7]);
+        m.start();
+        let declined = |node| PutEvent::MintFailed { node, failure: Failure::Declined };
+        assert_eq!(m.on(declined(0)), [mint(1)]);
+        let sent = m.on(PutEvent::Minted { node: 1, reached: Disk });
+        assert_eq!(sent, [replicate(0), replicate(2)], "it can take the version all the same");
+
+        let mut m = machine(&[7]);
+        m.start();
+        m.on(declined(0));
+        m.on(PutEvent::MintFailed { node: 1, failure: Failure::NotApplied });
+        let insisted = m.on(PutEvent::MintFailed { node: 2, failure: Failure::NotApplied });
+        assert_eq!(insisted, [PutAction::Mint { node: 0, hint_for: None, insist: true }]);
+        let sent = m.on(PutEvent::Minted { node: 0, reached: Disk });
+        assert_eq!(sent, [PutAction::Confirm { node: 0 }, hinted(7, 1), replicate(2)], "it may not count");
+    }
+
+    #[test]
+    fn a_home_that_does_not_count_yet_is_an_extra_and_a_fallback_stands_in() {
+        let mut m = machine(&[7]);
+        m.start();
+        m.on(PutEvent::Minted { node: 0, reached: Disk });
+        assert_eq!(m.on(PutEvent::Extra { node: 1 }), [hinted(7, 1)]);
+        assert_eq!(m.on(PutEvent::Extra { node: 2 }), [PutAction::AskAgain { node: 2 }], "nobody is left");
+        assert_eq!(m.on(PutEvent::Acked { node: 7, reached: Disk }), [done(1, 1)]);
+        assert_eq!(m.on(PutEvent::Acked { node: 2, reached: Disk }), [], "it counts by now");
+    }
+
+    /// Standing in for homes that are overloaded is more load; where all are, it would be the end of all.
+    #[test]
+    fn a_home_without_room_is_not_replaced_beyond_the_budget() {
+        let mut m = machine(&[7]);
+        m.start();
+        m.on(PutEvent::Minted { node: 0, reached: Disk });
+        assert_eq!(m.on(PutEvent::NoRoom { node: 1 }), []);
+        assert_eq!(m.on(PutEvent::Acked { node: 2, reached: Disk }), [done(2, 0)]);
+    }
+
+    /// Reads ask homes: a write that one home and its own stand-in hold is known to one home only.
+    #[test]
+    fn a_home_and_its_stand_in_count_once() {
+        let mut m = machine(&[7, 8]);
+        m.start();
+        m.on(PutEvent::Minted { node: 0, reached: Memory });
+        assert_eq!(m.on(PutEvent::Slow), [hinted(7, 0), hinted(8, 1)]);
+        assert_eq!(m.on(PutEvent::Slow), [], "once is enough");
+        assert_eq!(m.on(PutEvent::Acked { node: 7, reached: Disk }), []);
+        assert_eq!(m.on(PutEvent::Acked { node: 0, reached: Disk }), [], "the same home again");
+        assert_eq!(m.on(PutEvent::Acked { node: 1, reached: Disk }), [done(1, 1)]);
+    }
+
+    #[test]
+    fn a_fallback_that_fails_is_replaced_by_the_next() {
+        let mut m = machine(&[7, 8]);
+        m.start();
+        m.on(PutEvent::Minted { node: 0, reached: Disk });
+        assert_eq!(m.on(PutEvent::ReplicaFailed { node: 1 }), [hinted(7, 1)]);
+        m.on(PutEvent::ReplicaFailed { node: 2 });
+        assert_eq!(m.on(PutEvent::ReplicaFailed { node: 7 }), [], "no third fallback");
+        assert_eq!(m.on(PutEvent::Acked { node: 8, reached: Disk }), [done(1, 1)]);
     }
 }

@@ -61,6 +61,8 @@ pub enum Failure {
     NotApplied,
     /// It may have been carried out: the answer was lost or late.
     Unknown,
+    /// The node is there but catching up, and leaves it to others.
+    Declined,
 }
 
 /// Was a failed write carried out?

@@ -73,6 +73,18 @@ pub struct Version {
     pub meta: Vec<(Bytes, Bytes)>,
 }
 
+impl Version {
+    /// The same version with its value left out.
+    #[must_use]
+    pub fn without_value(&self) -> Self {
+        let value = match &self.value {
+            Value::Present(bytes) => Value::Omitted(bytes.len() as u64),
+            other => other.clone(),
+        };
+        Self { value, ..self.clone() }
+    }
+}
+
 /// What the clock index keeps of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Brief {
@@ -213,13 +225,7 @@ impl Record {
     /// The same record without its values: what HEAD needs.
     #[must_use]
     pub fn without_values(&self) -> Self {
-        let container = self.container.map(|v| {
-            let value = match &v.value {
-                Value::Present(bytes) => Value::Omitted(bytes.len() as u64),
-                other => other.clone(),
-            };
-            Version { value, ..v.clone() }
-        });
+        let container = self.container.map(Version::without_value);
         Self { namespace: self.namespace.clone(), key: self.key.clone(), container }
     }
 }

@@ -3,14 +3,19 @@
 //! A request starts with a tag and the caller's ring version; records travel in their own form
 //! ([`crate::record`]) as the last field, so that a value is never re-encoded or copied.
 
-use bytes::{BufMut, Bytes, BytesMut};
+mod answer;
+mod call;
 
-use crate::clock::{Actor, Clock, Dot, decode_actors, encode_actors};
-use crate::codec::{DecodeError, Reader, put_bytes, put_varint};
+use bytes::{Bytes, BytesMut};
+
+use crate::clock::{Clock, Dot};
+use crate::codec::{DecodeError, Reader, put_bytes};
+use crate::container::Container;
 use crate::hash::KeyHash;
 use crate::names::{Key, Namespace, NodeId};
 use crate::quorum::Durability;
-use crate::record::{Version, decode_clock, decode_lone_version, encode_clock, encode_lone_version};
+use crate::record::{Brief, Version, etag};
+use crate::standing::Standing;
 
 /// Most entity tags in one precondition.
 pub const MAX_TAGS: usize = 64;
@@ -35,6 +40,26 @@ pub enum Precondition {
     IfNoneMatch(Tags),
 }
 
+impl Precondition {
+    /// Does it hold for a key of which this is known?
+    #[must_use]
+    pub fn holds(&self, known: &Container<Brief>) -> bool {
+        let exists = known.siblings().iter().any(|s| !s.version.deleted);
+        let matches = |tags: &Tags| {
+            exists
+                && match tags {
+                    Tags::Any => true,
+                    Tags::List(list) => list.contains(&etag(known.siblings().iter().map(|s| &s.dot))),
+                }
+        };
+        match self {
+            Self::None => true,
+            Self::IfMatch(tags) => matches(tags),
+            Self::IfNoneMatch(tags) => !matches(tags),
+        }
+    }
+}
+
 /// A call to a storage node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
@@ -54,6 +79,8 @@ pub enum Request {
         max_siblings: u32,
         /// The home that a fallback stands in for.
         hint_for: Option<NodeId>,
+        /// Mint even if this home is catching up: no better one can be reached.
+        insist: bool,
     },
     /// Take in a delta or a whole record.
     Replicate {
@@ -83,6 +110,8 @@ pub enum Request {
         key: Key,
         /// With the values, or only their sizes?
         values: bool,
+        /// The home that a fallback stands in for.
+        stands_for: Option<NodeId>,
     },
     /// A page of the records of one partition, ascending by hash.
     Scan {
@@ -92,11 +121,50 @@ pub enum Request {
         after: Option<(KeyHash, Bytes)>,
         /// About so many bytes.
         bytes: u32,
+        /// At least what came in during the last so many milliseconds; `None` for everything.
+        age_ms: Option<u64>,
     },
     /// Do you know this ring version? (The version is in the envelope.)
     Hello,
     /// How are you?
     Status,
+    /// What I know of the members ([`crate::gossip`]); what do you know? Nothing, if a gateway asks.
+    Gossip(Bytes),
+    /// Do you count? `hinted`: the caller has let others stand in for you since it last asked.
+    Probe {
+        /// Were there stand-ins?
+        hinted: bool,
+    },
+    /// `home` is back: keep no more hints for it, and hand over those that are kept.
+    ComeBack {
+        /// The caller.
+        home: NodeId,
+    },
+    /// A page of the hints in memory for `home`, up to `generation`, ascending by hash.
+    Hints {
+        /// The caller.
+        home: NodeId,
+        /// As `ComeBack` was answered.
+        generation: u64,
+        /// Hints after this hash and key.
+        after: Option<(KeyHash, Bytes)>,
+        /// About so many bytes.
+        bytes: u32,
+    },
+    /// `home` has persisted the hints up to `generation`: let go of them.
+    TookHints {
+        /// The caller.
+        home: NodeId,
+        /// As `ComeBack` was answered.
+        generation: u64,
+    },
+    /// The caller keeps hints for you: come and take them.
+    Offer {
+        /// The caller.
+        holder: NodeId,
+        /// There are some that the node may not hold yet, so it must not count until it has them.
+        urgent: bool,
+    },
 }
 
 /// Why a node did not do as asked. Nothing was applied.
@@ -106,7 +174,7 @@ pub enum Refusal {
     StaleRing,
     /// The key is not this node's.
     NotAHome,
-    /// The node does not hold its range yet and can't vote.
+    /// The node does not hold its range yet: it can't vote, and leaves minting to others.
     CatchingUp,
     /// A bounded queue is full.
     Overloaded,
@@ -139,10 +207,17 @@ pub enum Reply {
         /// How far it is.
         reached: Durability,
     },
+    /// The record is taken in, by a home that does not count yet.
+    Extra {
+        /// How far it is.
+        reached: Durability,
+    },
     /// The record held.
     Found(Bytes),
     /// Never heard of it.
     Absent,
+    /// What is held by a home that does not count yet; no bytes if that is nothing.
+    Partial(Bytes),
     /// A page of records; `more` if there are others after it.
     Page {
         /// Are there others?
@@ -154,6 +229,19 @@ pub enum Reply {
     Hello,
     /// How the node is: JSON, for people.
     Status(Bytes),
+    /// What the node knows of the members.
+    Gossip(Bytes),
+    /// What the node counts for.
+    Standing(Standing),
+    /// Hints that are kept for the home that came back.
+    Handover {
+        /// Up to which they are; what came before is not kept any more once it is taken.
+        generation: u64,
+        /// How many keys are in memory.
+        keys: u64,
+        /// Which members the holder believes alive.
+        alive: Vec<NodeId>,
+    },
     /// It did nothing.
     Refused(Refusal),
 }
@@ -179,330 +267,6 @@ pub struct Answer {
 /// A message as two pieces: what was encoded, and bytes that are sent as they are.
 pub type Pieces = (Bytes, Bytes);
 
-const MINT: u8 = 1;
-const REPLICATE: u8 = 2;
-const READ: u8 = 3;
-const SCAN: u8 = 4;
-const HELLO: u8 = 5;
-const STATUS: u8 = 6;
-const CONFIRM: u8 = 7;
-
-fn put_tags(out: &mut BytesMut, kind: u8, tags: &Tags) {
-    out.put_u8(kind);
-    match tags {
-        Tags::Any => put_varint(out, 0),
-        Tags::List(list) => {
-            put_varint(out, list.len() as u64 + 1);
-            for tag in list {
-                put_bytes(out, tag.as_bytes());
-            }
-        }
-    }
-}
-
-fn read_tags(reader: &mut Reader) -> Result<Tags, DecodeError> {
-    let count = usize::try_from(reader.varint("tags")?).unwrap_or(usize::MAX);
-    if count == 0 {
-        return Ok(Tags::Any);
-    }
-    if count > MAX_TAGS + 1 {
-        return Err(DecodeError::Malformed("tags"));
-    }
-    Ok(Tags::List((1..count).map(|_| reader.text("tag")).collect::<Result<_, _>>()?))
-}
-
-fn put_node(out: &mut BytesMut, node: Option<&NodeId>) {
-    put_bytes(out, node.map_or(&[], |n| n.as_str().as_bytes()));
-}
-
-fn read_node(reader: &mut Reader) -> Result<Option<NodeId>, DecodeError> {
-    let text = reader.text("node")?;
-    if text.is_empty() {
-        return Ok(None);
-    }
-    NodeId::new(&text).map(Some).map_err(|_| DecodeError::Malformed("node"))
-}
-
-fn read_durability(reader: &mut Reader) -> Result<Durability, DecodeError> {
-    Durability::from_u8(reader.u8("durability")?).ok_or(DecodeError::Malformed("durability"))
-}
-
-fn read_key(reader: &mut Reader) -> Result<(Namespace, Key), DecodeError> {
-    let namespace =
-        Namespace::from_bytes(reader.bytes("namespace")?).map_err(|_| DecodeError::Malformed("namespace"))?;
-    let key = Key::new(reader.bytes("key")?).map_err(|_| DecodeError::Malformed("key"))?;
-    Ok((namespace, key))
-}
-
-fn put_lone_dot(out: &mut BytesMut, dot: &Dot) {
-    encode_actors(out, std::slice::from_ref(&dot.actor));
-    put_varint(out, dot.n);
-}
-
-fn read_lone_dot(reader: &mut Reader) -> Result<Dot, DecodeError> {
-    let actors: Vec<Actor> = decode_actors(reader)?;
-    let actor = actors.into_iter().next().ok_or(DecodeError::Malformed("dot"))?;
-    Ok(Dot { actor, n: reader.varint("dot")? })
-}
-
-fn read_flag(reader: &mut Reader, what: &'static str) -> Result<bool, DecodeError> {
-    match reader.u8(what)? {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(DecodeError::Malformed(what)),
-    }
-}
-
-impl Call {
-    /// The call's bytes.
-    #[must_use]
-    pub fn encode(&self) -> Pieces {
-        let mut out = BytesMut::with_capacity(256);
-        let mut body = Bytes::new();
-        let tag = |out: &mut BytesMut, tag| {
-            out.put_u8(tag);
-            put_varint(out, self.ring_version);
-        };
-        match &self.request {
-            Request::Mint { namespace, key, version, durability, precondition, max_siblings, hint_for } => {
-                tag(&mut out, MINT);
-                out.put_u8(*durability as u8);
-                match precondition {
-                    Precondition::None => out.put_u8(0),
-                    Precondition::IfMatch(tags) => put_tags(&mut out, 1, tags),
-                    Precondition::IfNoneMatch(tags) => put_tags(&mut out, 2, tags),
-                }
-                put_varint(&mut out, u64::from(*max_siblings));
-                put_node(&mut out, hint_for.as_ref());
-                put_bytes(&mut out, namespace.as_bytes());
-                put_bytes(&mut out, key.as_bytes());
-                encode_lone_version(&mut out, version);
-            }
-            Request::Replicate { durability, hint_for, record } => {
-                tag(&mut out, REPLICATE);
-                out.put_u8(*durability as u8);
-                put_node(&mut out, hint_for.as_ref());
-                body = record.clone();
-            }
-            Request::Confirm { namespace, key, dot, durability } => {
-                tag(&mut out, CONFIRM);
-                out.put_u8(*durability as u8);
-                put_bytes(&mut out, namespace.as_bytes());
-                put_bytes(&mut out, key.as_bytes());
-                put_lone_dot(&mut out, dot);
-            }
-            Request::Read { namespace, key, values } => {
-                tag(&mut out, READ);
-                out.put_u8(u8::from(*values));
-                put_bytes(&mut out, namespace.as_bytes());
-                put_bytes(&mut out, key.as_bytes());
-            }
-            Request::Scan { partition, after, bytes } => {
-                tag(&mut out, SCAN);
-                put_varint(&mut out, u64::from(*partition));
-                put_varint(&mut out, u64::from(*bytes));
-                out.put_u8(u8::from(after.is_some()));
-                if let Some((hash, key)) = after {
-                    out.put_u128(hash.0);
-                    put_bytes(&mut out, key);
-                }
-            }
-            Request::Hello => tag(&mut out, HELLO),
-            Request::Status => tag(&mut out, STATUS),
-        }
-        (out.freeze(), body)
-    }
-
-    /// Reads a call.
-    ///
-    /// # Errors
-    /// [`DecodeError`].
-    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let mut r = Reader::new(bytes);
-        let tag = r.u8("request tag")?;
-        let ring_version = r.varint("ring version")?;
-        let request = match tag {
-            MINT => {
-                let durability = read_durability(&mut r)?;
-                let precondition = match r.u8("precondition")? {
-                    0 => Precondition::None,
-                    1 => Precondition::IfMatch(read_tags(&mut r)?),
-                    2 => Precondition::IfNoneMatch(read_tags(&mut r)?),
-                    _ => return Err(DecodeError::Malformed("precondition")),
-                };
-                let max_siblings = u32::try_from(r.varint("max siblings")?)
-                    .map_err(|_| DecodeError::Malformed("max siblings"))?;
-                let hint_for = read_node(&mut r)?;
-                let (namespace, key) = read_key(&mut r)?;
-                let version = decode_lone_version(&mut r)?;
-                r.end("mint")?;
-                Request::Mint { namespace, key, version, durability, precondition, max_siblings, hint_for }
-            }
-            REPLICATE => {
-                let durability = read_durability(&mut r)?;
-                let hint_for = read_node(&mut r)?;
-                Request::Replicate { durability, hint_for, record: r.rest() }
-            }
-            CONFIRM => {
-                let durability = read_durability(&mut r)?;
-                let (namespace, key) = read_key(&mut r)?;
-                let dot = read_lone_dot(&mut r)?;
-                r.end("confirm")?;
-                Request::Confirm { namespace, key, dot, durability }
-            }
-            READ => {
-                let values = read_flag(&mut r, "values")?;
-                let (namespace, key) = read_key(&mut r)?;
-                r.end("read")?;
-                Request::Read { namespace, key, values }
-            }
-            SCAN => {
-                let narrow = |n| u32::try_from(n).map_err(|_| DecodeError::Malformed("scan"));
-                let partition = narrow(r.varint("partition")?)?;
-                let bytes = narrow(r.varint("bytes")?)?;
-                let after = if read_flag(&mut r, "after")? {
-                    Some((KeyHash(r.u128("after")?), r.bytes("after")?))
-                } else {
-                    None
-                };
-                r.end("scan")?;
-                Request::Scan { partition, after, bytes }
-            }
-            HELLO => {
-                r.end("hello")?;
-                Request::Hello
-            }
-            STATUS => {
-                r.end("status")?;
-                Request::Status
-            }
-            _ => return Err(DecodeError::Malformed("request tag")),
-        };
-        Ok(Self { ring_version, request })
-    }
-}
-
-const MINTED: u8 = 1;
-const ACKED: u8 = 2;
-const FOUND: u8 = 3;
-const ABSENT: u8 = 4;
-const PAGE: u8 = 5;
-const HELLO_TOO: u8 = 6;
-const REFUSED: u8 = 7;
-const STATUS_IS: u8 = 8;
-
-impl Answer {
-    /// The answer's bytes.
-    #[must_use]
-    pub fn encode(&self) -> Pieces {
-        let mut out = BytesMut::with_capacity(64);
-        let mut body = Bytes::new();
-        let tag = |out: &mut BytesMut, tag| {
-            out.put_u8(tag);
-            put_varint(out, self.ring_version);
-        };
-        match &self.reply {
-            Reply::Minted { dot, reached, repeated } => {
-                tag(&mut out, MINTED);
-                out.put_u8(*reached as u8);
-                put_lone_dot(&mut out, dot);
-                body = repeated.clone();
-            }
-            Reply::Acked { reached } => {
-                tag(&mut out, ACKED);
-                out.put_u8(*reached as u8);
-            }
-            Reply::Found(record) => {
-                tag(&mut out, FOUND);
-                body = record.clone();
-            }
-            Reply::Absent => tag(&mut out, ABSENT),
-            Reply::Page { more, records } => {
-                tag(&mut out, PAGE);
-                out.put_u8(u8::from(*more));
-                body = records.clone();
-            }
-            Reply::Hello => tag(&mut out, HELLO_TOO),
-            Reply::Status(json) => {
-                tag(&mut out, STATUS_IS);
-                body = json.clone();
-            }
-            Reply::Refused(refusal) => {
-                tag(&mut out, REFUSED);
-                encode_refusal(&mut out, refusal);
-            }
-        }
-        (out.freeze(), body)
-    }
-
-    /// Reads an answer.
-    ///
-    /// # Errors
-    /// [`DecodeError`].
-    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let mut r = Reader::new(bytes);
-        let tag = r.u8("reply tag")?;
-        let ring_version = r.varint("ring version")?;
-        let reply = match tag {
-            MINTED => {
-                let reached = read_durability(&mut r)?;
-                let dot = read_lone_dot(&mut r)?;
-                Reply::Minted { dot, reached, repeated: r.rest() }
-            }
-            ACKED => Reply::Acked { reached: read_durability(&mut r)? },
-            FOUND => Reply::Found(r.rest()),
-            ABSENT => Reply::Absent,
-            PAGE => Reply::Page { more: read_flag(&mut r, "more")?, records: r.rest() },
-            HELLO_TOO => Reply::Hello,
-            STATUS_IS => Reply::Status(r.rest()),
-            REFUSED => Reply::Refused(decode_refusal(&mut r)?),
-            _ => return Err(DecodeError::Malformed("reply tag")),
-        };
-        Ok(Self { ring_version, reply })
-    }
-}
-
-fn encode_refusal(out: &mut BytesMut, refusal: &Refusal) {
-    match refusal {
-        Refusal::StaleRing => out.put_u8(1),
-        Refusal::NotAHome => out.put_u8(2),
-        Refusal::CatchingUp => out.put_u8(3),
-        Refusal::Overloaded => out.put_u8(4),
-        Refusal::Late => out.put_u8(5),
-        Refusal::Precondition(clock) => {
-            out.put_u8(6);
-            encode_clock(out, clock);
-        }
-        Refusal::TooManySiblings(clock) => {
-            out.put_u8(7);
-            encode_clock(out, clock);
-        }
-        Refusal::Unable(why) => {
-            out.put_u8(8);
-            put_bytes(out, why.as_bytes());
-        }
-        Refusal::Malformed(why) => {
-            out.put_u8(9);
-            put_bytes(out, why.as_bytes());
-        }
-    }
-}
-
-fn decode_refusal(r: &mut Reader) -> Result<Refusal, DecodeError> {
-    Ok(match r.u8("refusal")? {
-        1 => Refusal::StaleRing,
-        2 => Refusal::NotAHome,
-        3 => Refusal::CatchingUp,
-        4 => Refusal::Overloaded,
-        5 => Refusal::Late,
-        6 => Refusal::Precondition(decode_clock(r)?),
-        7 => Refusal::TooManySiblings(decode_clock(r)?),
-        8 => Refusal::Unable(r.text("refusal")?),
-        9 => Refusal::Malformed(r.text("refusal")?),
-        _ => return Err(DecodeError::Malformed("refusal")),
-    })
-}
-
 /// Appends one record to the bytes of a page.
 pub fn push_to_page(page: &mut BytesMut, record: &[u8]) {
     put_bytes(page, record);
@@ -527,7 +291,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::clock::Actor;
     use crate::record::Value;
+
+    fn cursor() -> Option<(KeyHash, Bytes)> {
+        Some((KeyHash(9), Bytes::from_static(b"k")))
+    }
 
     fn calls() -> Vec<Call> {
         let namespace = Namespace::new(b"carts").unwrap();
@@ -551,10 +320,11 @@ mod tests {
                 precondition: Precondition::IfMatch(Tags::List(vec!["\"x\"".into(), "\"y\"".into()])),
                 max_siblings: 100,
                 hint_for: None,
+                insist: true,
             },
             Request::Replicate {
                 durability: Durability::Disk,
-                hint_for: Some(node),
+                hint_for: Some(node.clone()),
                 record: Bytes::from_static(b"record"),
             },
             Request::Confirm {
@@ -563,11 +333,17 @@ mod tests {
                 dot: Dot { actor: Actor::parse("node-a.1").unwrap(), n: 4 },
                 durability: Durability::Disk,
             },
-            Request::Read { namespace, key, values: true },
-            Request::Scan { partition: 7, after: Some((KeyHash(9), Bytes::from_static(b"k"))), bytes: 1024 },
-            Request::Scan { partition: 7, after: None, bytes: 1024 },
+            Request::Read { namespace, key, values: true, stands_for: Some(node.clone()) },
+            Request::Scan { partition: 7, after: cursor(), bytes: 1024, age_ms: Some(60_000) },
+            Request::Scan { partition: 7, after: None, bytes: 1024, age_ms: None },
             Request::Hello,
             Request::Status,
+            Request::Gossip(Bytes::from_static(b"state")),
+            Request::Probe { hinted: true },
+            Request::ComeBack { home: node.clone() },
+            Request::Hints { home: node.clone(), generation: 4, after: cursor(), bytes: 1024 },
+            Request::TookHints { home: node.clone(), generation: 4 },
+            Request::Offer { holder: node, urgent: true },
         ]
         .into_iter()
         .map(|request| Call { ring_version: 42, request })
@@ -580,11 +356,16 @@ mod tests {
         let mut replies = vec![
             Reply::Minted { dot, reached: Durability::Disk, repeated: Bytes::from_static(b"delta") },
             Reply::Acked { reached: Durability::Memory },
+            Reply::Extra { reached: Durability::Disk },
             Reply::Found(Bytes::from_static(b"record")),
             Reply::Absent,
+            Reply::Partial(Bytes::from_static(b"record")),
             Reply::Page { more: true, records: Bytes::from_static(b"records") },
             Reply::Hello,
             Reply::Status(Bytes::from_static(b"{}")),
+            Reply::Gossip(Bytes::from_static(b"state")),
+            Reply::Standing(Standing::Absorbing),
+            Reply::Handover { generation: 4, keys: 7, alive: vec![NodeId::new("node-c").unwrap()] },
         ];
         replies.extend(
             [

@@ -1,5 +1,8 @@
 //! One write.
 
+mod last_resort;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,15 +13,15 @@ use cartwheel_cluster::{CallError, ReplyTo};
 use cartwheel_core::clock::{Clock, Dot};
 use cartwheel_core::container::Container;
 use cartwheel_core::hash::KeyHash;
-use cartwheel_core::names::{Key, Namespace};
+use cartwheel_core::names::{Key, Namespace, NodeId};
 use cartwheel_core::put::{PutAction, PutEvent, PutMachine, PutOutcome};
 use cartwheel_core::quorum::{Applied, Durability, Failure, Node, Tally};
 use cartwheel_core::record::{Record, Version};
 use cartwheel_core::wire::{Answer, Call, Pieces, Precondition, Refusal, Reply, Request};
 
-use super::{RING_CHANGES, Targets, newer_view, usable_view};
+use super::{CATCHING_UP_PAUSE, RING_CHANGES, Targets, newer_view, slow_after, usable_view};
 use crate::Shared;
-use crate::problem::Problem;
+use crate::problem::{Missed, Problem};
 
 /// A mint gets this part of the time that is left, so that others can still be asked.
 const MINT_SHARE: u32 = 3;
@@ -35,6 +38,8 @@ pub(crate) struct Write {
     pub(crate) hash: KeyHash,
     pub(crate) version: Version,
     pub(crate) w: usize,
+    /// May others stand in for homes that can't be reached?
+    pub(crate) sloppy: bool,
     pub(crate) durability: Durability,
     pub(crate) precondition: Precondition,
     pub(crate) max_siblings: u32,
@@ -48,6 +53,8 @@ pub(crate) struct Written {
     pub(crate) n: usize,
     pub(crate) tally: Tally,
     pub(crate) reached: Durability,
+    /// The bucket stood in for too few replicas: when, milliseconds since 1970.
+    pub(crate) degraded: Option<u64>,
 }
 
 /// Why a write was not acknowledged.
@@ -61,12 +68,14 @@ pub(crate) enum Unwritten {
     TooManySiblings(Clock, Applied),
 }
 
-/// Makes the write.
-pub(crate) async fn put(shared: &Shared, write: &Write) -> Result<Written, Unwritten> {
+/// Makes the write. Where too few replicas can be reached, it goes to the bucket instead.
+pub(crate) async fn put(shared: &Arc<Shared>, write: &Arc<Write>) -> Result<Written, Unwritten> {
+    refuse_what_cannot_be(shared, write)?;
     let mut before = None;
     for _ in 0..RING_CHANGES {
         match Attempt::new(shared, write, before.take())?.run().await {
             Ended::Answer(answer) => return answer,
+            Ended::Short(short) => return last_resort::to_bucket(shared, write, *short).await,
             Ended::NewerRing(version, begun) => {
                 before = Some(begun);
                 newer_view(shared, version, write.deadline).await;
@@ -77,10 +86,42 @@ pub(crate) async fn put(shared: &Shared, write: &Write) -> Result<Written, Unwri
     Err(Unwritten::Problem(problem.applied(Applied::Unknown)))
 }
 
+/// A write that needs the bucket is refused at once where too many of its homes can't put anything there.
+fn refuse_what_cannot_be(shared: &Shared, write: &Write) -> Result<(), Unwritten> {
+    if write.durability != Durability::Bucket {
+        return Ok(());
+    }
+    let view = usable_view(shared).map_err(|p| Unwritten::Problem(p.applied(Applied::No)))?;
+    let targets = Targets::of(&view, write.hash, false);
+    let fails = |node: &&Node| {
+        let word = targets.id(**node).and_then(|id| shared.gossip.word(id));
+        word.is_some_and(|word| word.bucket_fails)
+    };
+    let failing = targets.homes.iter().filter(fails).count();
+    if targets.homes.len() - failing >= write.w {
+        return Ok(());
+    }
+    let problem = Problem::bucket_fails(failing, targets.homes.len());
+    Err(Unwritten::Problem(problem.applied(Applied::No)))
+}
+
 enum Ended {
     Answer(Result<Written, Unwritten>),
+    /// Too few replicas took it.
+    Short(Box<Short>),
     /// There is a newer ring; and what was begun under this one.
     NewerRing(u64, Option<Minted>),
+}
+
+/// A write that too few replicas took.
+struct Short {
+    tally: Tally,
+    applied: Applied,
+    late: bool,
+    missed: Missed,
+    n: usize,
+    homes: Vec<NodeId>,
+    minted: Option<Minted>,
 }
 
 /// A version that was minted.
@@ -92,14 +133,21 @@ struct Minted {
 }
 
 /// The write under one ring version.
-struct Attempt<'a> {
-    shared: &'a Shared,
-    write: &'a Write,
+struct Attempt {
+    shared: Arc<Shared>,
+    write: Arc<Write>,
     targets: Targets,
     machine: PutMachine,
     sender: mpsc::UnboundedSender<cartwheel_cluster::Outcome>,
     answers: mpsc::UnboundedReceiver<cartwheel_cluster::Outcome>,
-    mint: Pieces,
+    /// The first mint, encoded: one of unknown fate is repeated as it was.
+    mint: Option<(Asked, Pieces)>,
+    /// When replicas that have not answered are slow.
+    slow_at: Option<Instant>,
+    /// Homes that took the version but are catching up, to be asked again at this time.
+    ask_again: Vec<(Node, Instant)>,
+    /// Homes that are known to be catching up.
+    extras: Vec<Node>,
     /// The mint being waited for, and until when.
     minting: Option<(Node, Instant)>,
     minted: Option<Minted>,
@@ -109,36 +157,30 @@ struct Attempt<'a> {
     doubt: bool,
 }
 
-impl<'a> Attempt<'a> {
-    fn new(shared: &'a Shared, write: &'a Write, before: Option<Option<Minted>>) -> Result<Self, Unwritten> {
+impl Attempt {
+    fn new(
+        shared: &Arc<Shared>,
+        write: &Arc<Write>,
+        before: Option<Option<Minted>>,
+    ) -> Result<Self, Unwritten> {
         let applied = if before.is_some() { Applied::Unknown } else { Applied::No };
         let view = usable_view(shared).map_err(|p| Unwritten::Problem(p.applied(applied)))?;
-        let targets = Targets::of(&view, write.hash);
-        let machine = PutMachine::new(targets.homes.clone(), Vec::new(), write.w, write.durability)
+        let targets = Targets::of(&view, write.hash, write.sloppy);
+        let (homes, fallbacks) = (targets.homes.clone(), targets.fallbacks.clone());
+        let machine = PutMachine::new(homes, fallbacks, write.w, write.durability)
             .with_next_homes(targets.next_homes.clone());
-        let call = Call {
-            ring_version: targets.ring_version,
-            request: Request::Mint {
-                namespace: write.namespace.clone(),
-                key: write.key.clone(),
-                version: write.version.clone(),
-                // The dot is all that the others wait for; how durable it is there is asked for apart.
-                durability: Durability::Memory,
-                precondition: write.precondition.clone(),
-                max_siblings: write.max_siblings,
-                hint_for: None,
-            },
-        };
         let (sender, answers) = mpsc::unbounded_channel();
-        let mint = call.encode();
         Ok(Self {
-            shared,
-            write,
+            shared: Arc::clone(shared),
+            write: Arc::clone(write),
             targets,
             machine,
             sender,
             answers,
-            mint,
+            mint: None,
+            slow_at: Some(slow_after(write.deadline)).filter(|_| write.sloppy),
+            ask_again: Vec::new(),
+            extras: Vec::new(),
             minting: None,
             minted: None,
             doubt: before.is_some(),
@@ -160,13 +202,10 @@ impl<'a> Attempt<'a> {
     async fn run(mut self) -> Ended {
         let mut actions = self.start();
         loop {
-            for action in std::mem::take(&mut actions) {
-                match action {
-                    PutAction::Mint { node, .. } => self.send_mint(node),
-                    PutAction::Replicate { node, .. } => self.send_delta(node),
-                    PutAction::Confirm { node } => self.send_confirm(node),
-                    PutAction::Answer(outcome) => return Ended::Answer(self.answer(outcome)),
-                }
+            if let Some(outcome) = self.carry_out(std::mem::take(&mut actions)) {
+                let ended = self.answer(outcome);
+                self.go_on();
+                return ended;
             }
             let event = match self.next_event().await {
                 Next::Event(event) => event,
@@ -178,24 +217,98 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// Does what the machine says; gives what the client is to be told, if it says that.
+    fn carry_out(&mut self, actions: Vec<PutAction>) -> Option<PutOutcome> {
+        let mut answer = None;
+        for action in actions {
+            match action {
+                PutAction::Mint { node, hint_for, insist } => {
+                    self.send_mint(Asked { node, hint_for, insist });
+                }
+                PutAction::Replicate { node, hint_for } => self.send_delta(node, hint_for),
+                PutAction::Confirm { node } => self.send_confirm(node),
+                PutAction::AskAgain { node } => {
+                    self.ask_again.push((node, Instant::now() + CATCHING_UP_PAUSE));
+                }
+                PutAction::Answer(outcome) => answer = Some(outcome),
+            }
+        }
+        answer
+    }
+
+    /// The client has its answer; the homes that have not answered still get the version, or somebody keeps it for
+    /// them, within the request's time.
+    fn go_on(mut self) {
+        if self.machine.is_idle() || self.minted.is_none() {
+            return;
+        }
+        // Beyond that many it is left to the next read.
+        let Ok(place) = Arc::clone(&self.shared.going_on).try_acquire_owned() else { return };
+        tokio::spawn(async move {
+            while !self.machine.is_idle() && Instant::now() < self.write.deadline {
+                match self.next_event().await {
+                    Next::Event(event) => {
+                        let actions = self.machine.on(event);
+                        self.carry_out(actions);
+                    }
+                    Next::Ignored => {}
+                    Next::Ended(_) => break,
+                }
+            }
+            drop(place);
+        });
+    }
+
     fn send(&self, node: Node, tag: u32, call: Pieces, deadline: Instant) {
         let reply_to = ReplyTo { sender: self.sender.clone(), tag: tag | u32::from(node) };
         self.shared.peers.submit(self.targets.address(node), call, deadline, reply_to);
     }
 
-    fn send_mint(&mut self, node: Node) {
+    /// Others stand in for this home: until it has taken what they keep, it is not relied on. One that says itself
+    /// that it is catching up knows.
+    fn doubt(&self, home: Option<Node>) -> Option<NodeId> {
+        let node = home?;
+        let id = self.targets.id(node)?.clone();
+        if !self.extras.contains(&node) {
+            self.shared.trust.doubt(&id);
+        }
+        Some(id)
+    }
+
+    fn send_mint(&mut self, asked: Asked) {
         let now = Instant::now();
         let left = self.write.deadline.saturating_duration_since(now);
         let wait = (left / MINT_SHARE).min(MAX_MINT_WAIT);
-        self.minting = Some((node, now + wait));
-        self.targets.note(node, "asked to mint; no answer");
-        self.send(node, 0, self.mint.clone(), self.write.deadline);
+        self.minting = Some((asked.node, now + wait));
+        self.targets.note(asked.node, "asked to mint; no answer");
+        let hint_for = self.doubt(asked.hint_for);
+        let call = match &self.mint {
+            Some((before, call)) if before.hint_for == asked.hint_for && before.insist == asked.insist => {
+                call.clone()
+            }
+            _ => {
+                let request = Request::Mint {
+                    namespace: self.write.namespace.clone(),
+                    key: self.write.key.clone(),
+                    version: self.write.version.clone(),
+                    // The dot is all that the others wait for; how durable it is there is asked for apart.
+                    durability: Durability::Memory,
+                    precondition: self.write.precondition.clone(),
+                    max_siblings: self.write.max_siblings,
+                    hint_for,
+                    insist: asked.insist,
+                };
+                Call { ring_version: self.targets.ring_version, request }.encode()
+            }
+        };
+        self.mint = Some((asked, call.clone()));
+        self.send(asked.node, 0, call, self.write.deadline);
     }
 
-    fn send_delta(&mut self, node: Node) {
+    fn send_delta(&mut self, node: Node, hint_for: Option<Node>) {
         let request = Request::Replicate {
             durability: self.write.durability,
-            hint_for: None,
+            hint_for: self.doubt(hint_for),
             record: self.minted.as_ref().map(|m| m.delta.clone()).unwrap_or_default(),
         };
         let call = Call { ring_version: self.targets.ring_version, request };
@@ -217,14 +330,12 @@ impl<'a> Attempt<'a> {
     }
 
     async fn next_event(&mut self) -> Next {
-        let until = self.minting.map_or(self.write.deadline, |(_, until)| until.min(self.write.deadline));
+        let mint_until = self.minting.map(|(_, until)| until);
+        let again = self.ask_again.iter().map(|(_, at)| *at).min();
+        let until = [mint_until, self.slow_at, again].into_iter().flatten().min();
+        let until = until.map_or(self.write.deadline, |until| until.min(self.write.deadline));
         let Ok(received) = tokio::time::timeout_at(until, self.answers.recv()).await else {
-            return match self.minting.take() {
-                Some((node, until)) if until < self.write.deadline => {
-                    Next::Event(PutEvent::MintFailed { node, failure: Failure::Unknown })
-                }
-                _ => Next::Event(PutEvent::Deadline),
-            };
+            return self.time_passed(until);
         };
         // The machine keeps a sender, so the channel never ends.
         let Some((tag, outcome)) = received else { return Next::Event(PutEvent::Deadline) };
@@ -238,6 +349,24 @@ impl<'a> Attempt<'a> {
         } else {
             self.delta_answered(node, &answer)
         }
+    }
+
+    /// Something was waited for until then.
+    fn time_passed(&mut self, until: Instant) -> Next {
+        if until >= self.write.deadline {
+            return Next::Event(PutEvent::Deadline);
+        }
+        if let Some((node, _)) = self.minting.take_if(|(_, at)| *at <= until) {
+            return Next::Event(PutEvent::MintFailed { node, failure: Failure::Unknown });
+        }
+        let due: Vec<_> = self.ask_again.extract_if(.., |(_, at)| *at <= until).collect();
+        for (node, _) in due {
+            self.send_confirm(node);
+        }
+        if self.slow_at.take_if(|at| *at <= until).is_some() && self.shared.hedging.may_hedge() {
+            return Next::Event(PutEvent::Slow);
+        }
+        Next::Ignored
     }
 
     fn mint_answered(&mut self, node: Node, answer: Result<Answer, CallError>) -> Next {
@@ -279,6 +408,10 @@ impl<'a> Attempt<'a> {
                 self.targets.note(node, "unable");
                 failed(Failure::Unknown)
             }
+            Reply::Refused(Refusal::CatchingUp) => {
+                self.targets.note(node, "catching up");
+                failed(Failure::Declined)
+            }
             Reply::Refused(Refusal::Overloaded) => {
                 self.targets.note(node, "overloaded");
                 failed(Failure::NotApplied)
@@ -292,13 +425,27 @@ impl<'a> Attempt<'a> {
 
     fn delta_answered(&mut self, node: Node, answer: &Result<Answer, CallError>) -> Next {
         let (outcome, event) = match answer {
+            Ok(Answer { reply: Reply::Acked { .. }, .. })
+                if self.targets.is_doubted(node, &self.shared.trust) =>
+            {
+                ("not relied on yet", PutEvent::Extra { node })
+            }
             Ok(Answer { reply: Reply::Acked { reached }, .. }) => {
                 ("acknowledged", PutEvent::Acked { node, reached: *reached })
+            }
+            Ok(Answer { reply: Reply::Extra { .. }, .. }) => {
+                self.extras.push(node);
+                ("catching up", PutEvent::Extra { node })
             }
             Ok(Answer { reply: Reply::Refused(Refusal::StaleRing | Refusal::NotAHome), ring_version })
                 if *ring_version > self.targets.ring_version =>
             {
                 return Next::Ended(Ended::NewerRing(*ring_version, self.minted.take()));
+            }
+            Ok(Answer { reply: Reply::Refused(Refusal::Overloaded), .. })
+                if !self.shared.hedging.may_hedge() =>
+            {
+                ("overloaded", PutEvent::NoRoom { node })
             }
             Ok(Answer { reply: Reply::Refused(Refusal::Overloaded), .. }) => {
                 ("overloaded", PutEvent::ReplicaFailed { node })
@@ -318,21 +465,41 @@ impl<'a> Attempt<'a> {
         Record { namespace, key, container }.encode()
     }
 
-    fn answer(&mut self, outcome: PutOutcome) -> Result<Written, Unwritten> {
+    fn answer(&mut self, outcome: PutOutcome) -> Ended {
         let n = self.targets.homes.len();
-        match (outcome, self.minted.take()) {
+        match (outcome, self.minted.clone()) {
             (PutOutcome::Done { tally, reached }, Some(minted)) => {
-                Ok(Written { dot: minted.dot, n, tally, reached })
+                self.shared.hedging.earn();
+                Ended::Answer(Ok(Written { dot: minted.dot, n, tally, reached, degraded: None }))
             }
-            (PutOutcome::Done { tally, .. }, None) => Err(self.unwritten(tally, Applied::Unknown, false)),
-            (PutOutcome::Failed { tally, applied, late }, _) => Err(self.unwritten(tally, applied, late)),
+            (PutOutcome::Done { tally, .. }, None) => {
+                Ended::Short(Box::new(self.short(tally, Applied::Unknown, false, None)))
+            }
+            (PutOutcome::Failed { tally, applied, late }, minted) => {
+                Ended::Short(Box::new(self.short(tally, applied, late, minted)))
+            }
         }
     }
 
-    fn unwritten(&self, tally: Tally, applied: Applied, late: bool) -> Unwritten {
-        let missed = self.targets.missed(self.write.w, tally.answered());
-        Unwritten::Problem(Problem::quorum_missed(missed, late).applied(applied))
+    fn short(&self, tally: Tally, applied: Applied, late: bool, minted: Option<Minted>) -> Short {
+        Short {
+            tally,
+            applied,
+            late,
+            missed: self.targets.missed(self.write.w, tally),
+            n: self.targets.homes.len(),
+            homes: self.targets.home_ids(),
+            minted,
+        }
     }
+}
+
+/// A mint as it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Asked {
+    node: Node,
+    hint_for: Option<Node>,
+    insist: bool,
 }
 
 enum Next {

@@ -1,8 +1,9 @@
-//! Reading a range of records in order: what a node that joins copies.
+//! Reading a range of records in order: what a node that joins copies, or one that lost its disk.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::record::Record;
@@ -13,7 +14,7 @@ use crate::segments::SegmentError;
 
 impl Engine {
     /// A page of the records with hashes `first..=last` after `after`: at least one if there is one, about
-    /// `budget` bytes, and whether there are more.
+    /// `budget` bytes, and whether there are more. What went into the bucket before `since` is left out.
     ///
     /// # Errors
     /// [`SegmentError`].
@@ -23,6 +24,7 @@ impl Engine {
         last: KeyHash,
         after: Option<&RecordKey>,
         budget: usize,
+        since: Option<Instant>,
     ) -> Result<(Vec<Bytes>, bool), SegmentError> {
         let (mut blocks, mut bytes) = (4_usize, budget.max(1));
         loop {
@@ -41,7 +43,7 @@ impl Engine {
             for (hash, bytes) in &held {
                 add(*hash, bytes)?;
             }
-            let (records, bound) = self.segments.scan(first, last, after, blocks).await?;
+            let (records, bound) = self.segments.scan(first, last, after, blocks, since).await?;
             let bound = [bound, held_bound].into_iter().flatten().min();
             for bytes in records {
                 let (namespace, key) = Record::decode_key(&bytes).map_err(damaged)?;

@@ -92,7 +92,7 @@ async fn segments_are_found_whether_or_not_a_manifest_names_them() {
     assert_eq!(process.values("k").await, ["named", "not named"]);
     assert!(process.flusher.commit().await);
     let manifest = manifests::newest(&*machine.bucket, &machine.node()).await.unwrap().unwrap();
-    assert_eq!((manifest.segments.len(), manifest.epoch), (2, 2));
+    assert_eq!((manifest.segments.len(), manifest.epoch), (2, 3));
 }
 
 /// P3, and why the epoch changes: with the old one, the dot of a write that only the lost disk held, and that
@@ -118,7 +118,7 @@ async fn with_the_old_epoch_a_lost_disk_would_mean_a_dot_for_two_writes() {
 
     machine.disk = Machine::with_disk().disk;
     let right = machine.boot().await;
-    assert_eq!(right.me.epoch, old.epoch + 1);
+    assert!(right.me.epoch > old.epoch);
     let dot = right.put("k", "acknowledged", &Clock::new(), Durability::Disk).await;
     assert_ne!(dot, lost);
     let mut home = other_home;
@@ -138,7 +138,7 @@ async fn the_older_of_two_processes_steps_down_and_what_it_flushed_is_found() {
         assert!(old.flusher.commit().await);
 
         let mut new = new_machine.boot().await;
-        assert_eq!((old.me.epoch, new.me.epoch), (1, 2));
+        assert_eq!((old.me.epoch, new.me.epoch), (1, 3));
         assert_eq!(new.values("before").await, ["x"]);
         for _ in 0..newer_commits {
             assert!(new.flusher.commit().await);
@@ -258,7 +258,7 @@ async fn a_damaged_log_file_does_not_take_the_others_with_it() {
     let process = machine.boot().await;
     assert!(process.values("first").await.is_empty());
     assert_eq!(process.values("second").await, ["b"]);
-    assert_eq!(process.me.epoch, 2, "a node that lost dots mints as another actor");
+    assert_eq!(process.me.epoch, 3, "a node that lost dots mints as another actor");
 }
 
 /// Log files go once their memtable is in the bucket, and no earlier.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use cartwheel_bucket::{FaultyBucket, SharedBucket};
+use cartwheel_bucket::{FaultyBucket, SharedBucket, list_all};
 use cartwheel_cluster::membership::{self, Founding};
 use cartwheel_cluster::seams::Seams;
 use cartwheel_cluster::secret::ClusterSecret;
@@ -21,7 +21,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::http::Client;
-use super::store::{Kind, Store};
+use super::store::{HttpStore, Kind, Store};
+use super::wire::Wire;
 use super::{PATIENCE, Port, until};
 
 /// How often processes look for a newer ring.
@@ -39,6 +40,8 @@ pub(crate) struct Builder {
     flush_interval: Duration,
     gateway: GatewayConfig,
     founded: bool,
+    catches_up: bool,
+    wires: bool,
 }
 
 impl Builder {
@@ -59,6 +62,16 @@ impl Builder {
     /// Without a ring document: the nodes found the cluster and join it as they come.
     pub(crate) fn unfounded(self) -> Self {
         Self { founded: false, ..self }
+    }
+
+    /// Nodes that count at once after they were away: what the rule is for.
+    pub(crate) fn without_catching_up(self) -> Self {
+        Self { catches_up: false, ..self }
+    }
+
+    /// With wires to the nodes that can be cut.
+    pub(crate) fn with_wires(self) -> Self {
+        Self { wires: true, ..self }
     }
 
     fn founding(&self) -> Founding {
@@ -82,10 +95,12 @@ impl Builder {
         let nodes: Vec<Node> = (0..self.nodes)
             .map(|at| {
                 let id = format!("node-{}", char::from(b'a' + u8::try_from(at).unwrap()));
+                let (port, inner) = (Port::reserve(), self.wires.then(Port::reserve));
                 Node {
                     directory: directory.path().join(&id),
                     id: NodeId::new(&id).unwrap(),
-                    port: Port::reserve(),
+                    wire: inner.map(|inner| (Wire::new(&port, &inner), inner)),
+                    port,
                     life: None,
                 }
             })
@@ -124,7 +139,10 @@ impl Builder {
 #[derive(Debug)]
 struct Node {
     id: NodeId,
+    /// Where others call it.
     port: Port,
+    /// The wire from there to where it listens, if that is not the same.
+    wire: Option<(Wire, Port)>,
     directory: PathBuf,
     life: Option<Life>,
 }
@@ -174,6 +192,8 @@ impl Cluster {
             flush_interval: Duration::from_secs(3600),
             gateway,
             founded: true,
+            catches_up: true,
+            wires: false,
         }
     }
 
@@ -195,17 +215,46 @@ impl Cluster {
         }
     }
 
+    /// Holds back from the storage nodes what the bucket keeps for them, or does so no longer.
+    pub(crate) fn hold_hints_back(&self, held: bool) {
+        match &self.store {
+            Store::HeldBack(bucket) => bucket.hold(held),
+            _ => panic!("this cluster's store holds nothing back"),
+        }
+    }
+
+    /// The S3 server that is the store.
+    pub(crate) fn server(&mut self) -> &mut HttpStore {
+        match &mut self.store {
+            Store::Http(store) => store,
+            _ => panic!("this cluster's store is no server"),
+        }
+    }
+
     pub(crate) async fn start_gateway(&mut self) {
+        let secret = self.secret.clone();
+        self.start_gateway_with(&secret).await;
+    }
+
+    /// A gateway that has this secret.
+    pub(crate) async fn start_gateway_with(&mut self, secret: &ClusterSecret) {
         let (config, bucket) = (self.builder.gateway.clone(), self.store.connect().await);
-        let started = cartwheel_gateway::start(config, Seams::real(), bucket, &self.secret).await;
+        let started = cartwheel_gateway::start(config, Seams::real(), bucket, secret).await;
         self.gateways.push(started.unwrap());
     }
 
-    /// Waits until every gateway reaches every running node.
+    /// Waits until every gateway reaches every running node, and all of these count.
     pub(crate) async fn serves(&self) {
         for number in 0..self.gateways.len() {
             self.gateway_reaches(number, self.running()).await;
         }
+        until("the running nodes count", || async {
+            let status = self.status(0).await;
+            let counts = |m: &Value| m["standing"] == "counting" && m["partitions_not_held"] == 0;
+            let counting = members(&status).filter(|m| counts(m)).count();
+            (counting == self.running()).then_some(())
+        })
+        .await;
     }
 
     fn running(&self) -> usize {
@@ -236,9 +285,48 @@ impl Cluster {
 
     /// The homes of a key, by the nodes' numbers, in the key's order.
     pub(crate) async fn homes(&self, namespace: &str, key: &str) -> Vec<usize> {
-        let location = self.locate(namespace, key).await;
+        self.numbers(&self.locate(namespace, key).await["homes"])
+    }
+
+    /// Those who may stand in for them, in the order in which they are asked.
+    pub(crate) async fn fallbacks(&self, namespace: &str, key: &str) -> Vec<usize> {
+        self.numbers(&self.locate(namespace, key).await["fallbacks"])
+    }
+
+    /// The numbers of the nodes with these ids.
+    fn numbers(&self, ids: &Value) -> Vec<usize> {
         let number = |id: &Value| self.nodes.iter().position(|n| id == n.id.as_str()).unwrap();
-        location["homes"].as_array().unwrap().iter().map(number).collect()
+        ids.as_array().unwrap().iter().map(number).collect()
+    }
+
+    /// Who keeps hints for whom, as the running nodes say, by the nodes' numbers.
+    pub(crate) async fn hints(&self) -> Vec<(usize, usize)> {
+        let status = self.status(0).await;
+        let number = |id: &Value| self.nodes.iter().position(|n| id == n.id.as_str()).unwrap();
+        let held = |member: &Value| {
+            let hints = member["hints"].as_array().cloned().unwrap_or_default();
+            hints.iter().map(|hint| (number(&member["id"]), number(&hint["target"]))).collect::<Vec<_>>()
+        };
+        members(&status).flat_map(held).collect()
+    }
+
+    /// The objects under `hints/`.
+    pub(crate) async fn hint_objects(&self) -> Vec<String> {
+        let listed = list_all(&*self.bucket().await, "hints/").await.unwrap();
+        listed.into_iter().map(|object| object.key).collect()
+    }
+
+    /// Waits until nobody keeps anything for anybody any more, in memory or in the bucket.
+    pub(crate) async fn no_hints_are_left(&self) {
+        until("all hints are handed over", || async {
+            (self.hints().await.is_empty() && self.hint_objects().await.is_empty()).then_some(())
+        })
+        .await;
+    }
+
+    /// Where a node listens.
+    pub(crate) fn address(&self, node: usize) -> String {
+        self.nodes[node].port.address()
     }
 
     /// The id of a node.
@@ -262,7 +350,12 @@ impl Cluster {
                 flush_interval: self.builder.flush_interval,
                 ring_interval: RING_INTERVAL,
                 founding: self.builder.founding(),
-                ..NodeConfig::new(node.id.clone(), node.port.address())
+                catches_up: self.builder.catches_up,
+                advertise: Some(node.port.address()),
+                ..NodeConfig::new(
+                    node.id.clone(),
+                    node.wire.as_ref().map_or(&node.port, |(_, inner)| inner).address(),
+                )
             };
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
@@ -270,7 +363,7 @@ impl Cluster {
                 .enable_all()
                 .build()
                 .unwrap();
-            let (bucket, secret) = (self.store.connect().await, self.secret.clone());
+            let (bucket, secret) = (self.store.connect_node().await, self.secret.clone());
             let disk = open(&node.directory).await;
             let started = runtime.spawn(async move {
                 cartwheel_storage_node::start(config, Seams::real(), Some(disk), bucket, &secret).await
@@ -330,6 +423,11 @@ impl Cluster {
         Frozen(thaw)
     }
 
+    /// Cuts the wire to a node, or mends it: it runs on, and can itself call others.
+    pub(crate) fn cut(&self, node: usize, cut: bool) {
+        self.nodes[node].wire.as_ref().unwrap().0.cut(cut);
+    }
+
     /// Takes a node's disk away.
     pub(crate) fn wipe(&self, node: usize) {
         assert!(self.nodes[node].life.is_none(), "a running node's disk can't be wiped");
@@ -355,5 +453,10 @@ async fn open(directory: &std::path::Path) -> Arc<dyn Disk> {
 
 /// How many members `GET /v1/cluster` calls reachable.
 pub(crate) fn reachable(cluster: &Value) -> usize {
-    cluster["members"].as_array().unwrap().iter().filter(|m| m["reachable"] == true).count()
+    members(cluster).filter(|m| m["reachable"] == true).count()
+}
+
+/// The members in `GET /v1/cluster`.
+pub(crate) fn members(cluster: &Value) -> impl Iterator<Item = &Value> {
+    cluster["members"].as_array().unwrap().iter()
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::in_time;
+use super::{in_time, until};
 
 /// A client of one gateway.
 #[derive(Debug, Clone)]
@@ -59,6 +59,14 @@ impl Client {
 
     pub(crate) fn delete(&self, key: &str) -> Asking {
         self.key(Method::DELETE, key)
+    }
+
+    /// Waits until the gateway has found the ring document.
+    pub(crate) async fn is_ready(&self) {
+        until("the gateway is ready", || async {
+            (self.path(Method::GET, "/readyz").send().await.status == 200).then_some(())
+        })
+        .await;
     }
 
     /// Sends bytes as they are and reads until the gateway closes or the answer is complete.

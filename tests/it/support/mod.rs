@@ -1,9 +1,11 @@
 //! What the tests share: clusters, clients, and waiting for conditions.
 
 pub(crate) mod cluster;
+pub(crate) mod fleet;
 pub(crate) mod http;
 pub(crate) mod process;
 pub(crate) mod store;
+pub(crate) mod wire;
 
 use std::time::Duration;
 

@@ -13,6 +13,7 @@ use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::Record;
 use cartwheel_core::wire::Refusal;
 
+use crate::engine::Engine;
 use crate::testing::{GatedDisk, Machine, Process, hash, key, mint_request, namespace, version};
 
 /// The nth write of another node to this key.
@@ -73,15 +74,32 @@ async fn bucket_is_acknowledged_once_the_put_returned() {
     let done = Box::new(move |reached| sender.send(reached).unwrap());
     let hash = crate::testing::hash("k");
     engine.replicate(hash, &record, &record.encode(), Durability::Bucket, done).unwrap();
-    while faulty.injected() < injected + 3 {
-        // Each failed PUT is followed by a pause.
+    // Each failed PUT is followed by a pause.
+    let fails = async |times: u64| {
+        while faulty.injected() < injected + times {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    fails(2).await;
+    assert!(second.try_recv().is_err(), "it may be over in a moment");
+    fails(3).await;
+    assert_eq!(second.await, Ok(Durability::Memory), "nobody waits for a bucket that does not answer");
+    let refused = refusal(&engine, &record);
+    assert!(matches!(refused, Some(Refusal::Unable(_))), "{refused:?}");
+    faulty.set(Faults::default());
+    while engine.bucket_fails() {
         tokio::time::advance(Duration::from_secs(1)).await;
         tokio::task::yield_now().await;
     }
-    assert!(second.try_recv().is_err(), "every PUT failed so far");
-    faulty.set(Faults::default());
-    assert_eq!(second.await, Ok(Durability::Bucket));
+    assert_eq!(refusal(&engine, &record), None);
     drop(process.stop);
+}
+
+/// Why the engine does not take a record in that is to reach the bucket.
+fn refusal(engine: &Engine, record: &Record) -> Option<Refusal> {
+    let hash = crate::testing::hash("k");
+    engine.replicate(hash, record, &record.encode(), Durability::Bucket, Box::new(|_| {})).err()
 }
 
 /// The flush that is under way holds what was written before it, and no more.

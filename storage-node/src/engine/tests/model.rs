@@ -14,7 +14,7 @@ use cartwheel_core::wire::Precondition;
 
 use crate::engine::{Engine, MintRequest, whole};
 use crate::index::Known;
-use crate::log::file_number;
+use crate::log::{RECORDS, file_number};
 use crate::memtable::Memtable;
 use crate::testing::{Machine, Minted, Process, hash, key, mint_request, namespace, record_key, version};
 
@@ -288,7 +288,7 @@ impl World {
             Some(disk) if keep_disk => {
                 let names = disk.list().await.unwrap();
                 // The end of a write that was cut off.
-                if let Some(last) = names.iter().rfind(|n| file_number(n).is_some()) {
+                if let Some(last) = names.iter().rfind(|n| file_number(RECORDS, n).is_some()) {
                     let file = disk.read(last).await.unwrap();
                     disk.append(last, file.slice(..torn.min(file.len()))).await.unwrap();
                 }
@@ -344,7 +344,7 @@ impl World {
         loop {
             let engine: &Engine = &self.process.engine;
             let (first, last) = (cartwheel_core::hash::KeyHash(0), cartwheel_core::hash::KeyHash(u128::MAX));
-            let (page, more) = engine.scan(first, last, after.as_ref(), 1).await.unwrap();
+            let (page, more) = engine.scan(first, last, after.as_ref(), 1, None).await.unwrap();
             for bytes in &page {
                 let record = Record::decode(bytes).unwrap();
                 after = Some(record_key(std::str::from_utf8(record.key.as_bytes()).unwrap()));

@@ -1,7 +1,12 @@
 //! Pages of a scan: every record once, in order, whatever is flushed meanwhile.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
+
+use cartwheel_bucket::MemoryBucket;
 use cartwheel_core::clock::Clock;
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::quorum::Durability;
@@ -61,7 +66,7 @@ struct Page {
 async fn page(process: &Process, partition: u32, after: Option<&Record>, budget: usize) -> Page {
     let (first, last) = KeyHash::partition_range(partition, PARTITIONS);
     let after = after.map(|r| RecordKey::new(record_hash(r), &r.namespace, &r.key));
-    let (page, more) = process.engine.scan(first, last, after.as_ref(), budget).await.unwrap();
+    let (page, more) = process.engine.scan(first, last, after.as_ref(), budget, None).await.unwrap();
     let bytes = page.iter().map(|b| b.len()).sum();
     Page { records: page.iter().map(|b| Record::decode(b).unwrap()).collect(), bytes, more }
 }
@@ -168,4 +173,52 @@ async fn siblings_that_lie_in_different_segments_come_together() {
     }
     let page = page(&process, hash("k").partition(PARTITIONS), None, 1000).await;
     assert_eq!(values(&page.records[0].container), ["one", "three", "two"]);
+}
+
+/// What a home that lost its disk asks for: what it has in the bucket already it need not be told again.
+#[tokio::test(start_paused = true)]
+async fn a_scan_of_what_is_young_leaves_out_what_went_into_the_bucket_before() {
+    let mut process = Machine::without_disk().boot().await;
+    process.put("old", "a", &Clock::new(), Durability::Memory).await;
+    process.put("both", "b", &Clock::new(), Durability::Memory).await;
+    process.flush().await;
+    tokio::time::advance(Duration::from_secs(10)).await;
+    process.put("both", "c", &Clock::new(), Durability::Memory).await;
+    process.flush().await;
+    process.put("unflushed", "d", &Clock::new(), Durability::Memory).await;
+    for (age, expected) in [(5, vec!["c", "d"]), (15, vec!["a", "b", "c", "d"])] {
+        assert_eq!(young(&process, Duration::from_secs(age)).await, expected, "{age} s");
+    }
+}
+
+/// By the store's clock: that of this machine may be wrong.
+#[tokio::test]
+async fn what_earlier_processes_flushed_is_as_old_as_the_store_says() {
+    let store = Arc::new(MemoryBucket::new());
+    let machine = Machine { bucket: store.clone(), ..Machine::without_disk() };
+    store.set_now_ms(1_000_000);
+    let mut process = machine.boot().await;
+    process.put("old", "a", &Clock::new(), Durability::Memory).await;
+    process.flush().await;
+    assert!(process.flusher.commit().await);
+    store.set_now_ms(1_040_000);
+    process.put("young", "b", &Clock::new(), Durability::Memory).await;
+    process.flush().await;
+    drop(process);
+    store.set_now_ms(1_060_000);
+    let process = machine.boot().await;
+    assert_eq!(young(&process, Duration::from_secs(40)).await, ["b"]);
+    assert_eq!(young(&process, Duration::from_secs(80)).await, ["a", "b"]);
+}
+
+/// The values of a scan of what came in during the last `age`, in order.
+async fn young(process: &Process, age: Duration) -> Vec<String> {
+    let since = Instant::now().checked_sub(age);
+    let (first, last) = (KeyHash(0), KeyHash(u128::MAX));
+    let (page, more) = process.engine.scan(first, last, None, 1 << 20, since).await.unwrap();
+    assert!(!more);
+    let mut found: Vec<String> =
+        page.iter().flat_map(|bytes| values(&Record::decode(bytes).unwrap().container)).collect();
+    found.sort();
+    found
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use moka::future::Cache;
 use parking_lot::RwLock;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use cartwheel_bucket::{BucketError, SharedBucket};
 use cartwheel_core::codec::DecodeError;
@@ -19,15 +20,14 @@ use cartwheel_core::manifest::SegmentEntry;
 use cartwheel_core::record::{Brief, Record, Version};
 use cartwheel_core::segment::{BlockEntry, SegmentMeta, decode_block, decode_clocks, tail_offset};
 
-use crate::index::Identity;
-use crate::memtable::RecordKey;
+use crate::{Identity, RecordKey};
 
 /// Enough of the end of an object to hold any footer of this format.
 const FOOTER_BYTES: u64 = 4096;
 
 /// Why a segment could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum SegmentError {
+pub enum SegmentError {
     /// The bucket did not give it.
     #[error("{0}")]
     Bucket(Arc<BucketError>),
@@ -41,6 +41,14 @@ pub(crate) enum SegmentError {
     },
 }
 
+impl SegmentError {
+    /// Is there no such object?
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Bucket(error) if matches!(**error, BucketError::NotFound { .. }))
+    }
+}
+
 impl From<BucketError> for SegmentError {
     fn from(error: BucketError) -> Self {
         Self::Bucket(Arc::new(error))
@@ -49,21 +57,32 @@ impl From<BucketError> for SegmentError {
 
 /// One segment in the bucket.
 #[derive(Debug)]
-pub(crate) struct Segment {
+pub struct Segment {
     /// Its number in this process; part of cache keys.
     number: u64,
     /// The object.
-    pub(crate) object: String,
+    pub object: String,
     /// Its size in bytes.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// Where filter, index and footer begin, if a manifest or the flush told.
     tail_offset: OnceCell<u64>,
     /// How many records it holds; 0 if not known yet.
     records: u64,
+    /// When it was put into the bucket, or at least not before; `None` if that is not known.
+    born: Option<Instant>,
     meta: OnceCell<Arc<SegmentMeta>>,
 }
 
 impl Segment {
+    /// How many bytes of it are kept in memory beside the block cache: filter and index, once they were needed.
+    #[must_use]
+    pub fn kept_bytes(&self) -> u64 {
+        match self.tail_offset.get() {
+            Some(tail) if self.meta.initialized() => self.bytes.saturating_sub(*tail),
+            _ => 0,
+        }
+    }
+
     fn damaged(&self, error: DecodeError) -> SegmentError {
         SegmentError::Damaged { object: self.object.clone(), error }
     }
@@ -106,7 +125,7 @@ impl Segment {
 /// Awaits one of moka's futures. moka does its upkeep by the real clock, inside whichever call comes then, and
 /// wakes that call's task once for nothing; here such a wake goes nowhere, so that what tasks do and in which
 /// order never depends on how fast the machine is.
-pub(crate) async fn quietly<F: Future>(future: F) -> F::Output {
+pub async fn quietly<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|cx| match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Pending => future.as_mut().poll(cx),
@@ -119,7 +138,7 @@ type BlockKey = (u64, u64);
 
 /// All segments of a node, oldest first, and the block cache in front of them.
 #[derive(Debug)]
-pub(crate) struct Segments {
+pub struct Segments {
     bucket: SharedBucket,
     list: RwLock<Arc<Vec<Arc<Segment>>>>,
     blocks: Cache<BlockKey, Bytes, BuildHasherDefault<Identity>>,
@@ -127,7 +146,9 @@ pub(crate) struct Segments {
 }
 
 impl Segments {
-    pub(crate) fn new(bucket: SharedBucket, cache_bytes: u64) -> Self {
+    /// No segments yet, and a block cache of about `cache_bytes` bytes.
+    #[must_use]
+    pub fn new(bucket: SharedBucket, cache_bytes: u64) -> Self {
         let blocks = Cache::builder()
             .max_capacity(cache_bytes)
             .weigher(|_, block: &Bytes| u32::try_from(block.len() + 64).unwrap_or(u32::MAX))
@@ -135,17 +156,28 @@ impl Segments {
         Self { bucket, list: RwLock::default(), blocks, next_number: 0.into() }
     }
 
-    /// Adds a segment: the newest.
-    pub(crate) fn push(&self, object: String, bytes: u64, known: Option<(u64, u64)>) {
+    /// A segment that can be read with [`Segments::read_in`] and does not join the list. `bytes` is the size of
+    /// the object; `known` its tail offset in bytes and its count of records, if a manifest told them.
+    #[must_use]
+    pub fn open(&self, object: String, bytes: u64, known: Option<(u64, u64)>) -> Arc<Segment> {
         let number = self.next_number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let segment = Arc::new(Segment {
+        Arc::new(Segment {
             number,
             object,
             bytes,
             tail_offset: known.map_or_else(OnceCell::new, |(tail, _)| OnceCell::new_with(Some(tail))),
             records: known.map_or(0, |(_, records)| records),
+            born: None,
             meta: OnceCell::new(),
-        });
+        })
+    }
+
+    /// Adds a segment, as [`Segments::open`] gives it: the newest. `born` is when it was put into the bucket.
+    pub fn push(&self, object: String, bytes: u64, known: Option<(u64, u64)>, born: Option<Instant>) {
+        let mut segment = self.open(object, bytes, known);
+        if let Some(segment) = Arc::get_mut(&mut segment) {
+            segment.born = born;
+        }
         let mut list = self.list.write();
         let mut grown = (**list).clone();
         grown.push(segment);
@@ -153,24 +185,42 @@ impl Segments {
     }
 
     /// The segments as they are now.
-    pub(crate) fn all(&self) -> Arc<Vec<Arc<Segment>>> {
+    #[must_use]
+    pub fn all(&self) -> Arc<Vec<Arc<Segment>>> {
         Arc::clone(&self.list.read())
     }
 
     /// Bytes in the block cache.
-    pub(crate) fn cached_bytes(&self) -> u64 {
+    #[must_use]
+    pub fn cached_bytes(&self) -> u64 {
         self.blocks.weighted_size()
     }
 
     /// What the segments know of a key: newest first, until every dot of `live` is found (all segments if
     /// `live` is `None`).
-    pub(crate) async fn read(
+    ///
+    /// # Errors
+    /// [`SegmentError`].
+    pub async fn read(
         &self,
         key: &RecordKey,
         live: Option<&Container<Brief>>,
     ) -> Result<Container<Version>, SegmentError> {
+        self.read_in(&self.all(), key, live).await
+    }
+
+    /// As [`Segments::read`], of these segments alone.
+    ///
+    /// # Errors
+    /// [`SegmentError`].
+    pub async fn read_in(
+        &self,
+        segments: &[Arc<Segment>],
+        key: &RecordKey,
+        live: Option<&Container<Brief>>,
+    ) -> Result<Container<Version>, SegmentError> {
         let mut merged = Container::default();
-        for segment in self.all().iter().rev() {
+        for segment in segments.iter().rev() {
             if live.is_some_and(|live| holds_all(&merged, live)) {
                 break;
             }
@@ -193,17 +243,20 @@ impl Segments {
     }
 
     /// A segment's clock column, read outside the caches.
-    pub(crate) async fn clocks(
-        &self,
-        segment: &Segment,
-    ) -> Result<Vec<(KeyHash, Container<Brief>)>, SegmentError> {
+    ///
+    /// # Errors
+    /// [`SegmentError`].
+    pub async fn clocks(&self, segment: &Segment) -> Result<Vec<(KeyHash, Container<Brief>)>, SegmentError> {
         let (offset, length) = segment.meta(&self.bucket).await?.clock_column();
         let column = self.bucket.get_range(&segment.object, offset..offset + length).await?;
         decode_clocks(&column).map_err(|e| segment.damaged(e))
     }
 
     /// What a manifest says of these segments.
-    pub(crate) async fn entries(&self, segments: &[Arc<Segment>]) -> Result<Vec<SegmentEntry>, SegmentError> {
+    ///
+    /// # Errors
+    /// [`SegmentError`].
+    pub async fn entries(&self, segments: &[Arc<Segment>]) -> Result<Vec<SegmentEntry>, SegmentError> {
         let mut entries = Vec::with_capacity(segments.len());
         for segment in segments {
             entries.push(segment.entry(&self.bucket).await?);
@@ -232,18 +285,25 @@ impl Segments {
 
     /// The records of hashes `first..=last` after `after`, read outside the cache in ascending order, up to
     /// about `blocks` blocks of each segment. With them comes the hash before which they are all there are;
-    /// `None` if that is the end of the range.
-    pub(crate) async fn scan(
+    /// `None` if that is the end of the range. Segments put into
+    /// the bucket before `since` are left out.
+    ///
+    /// # Errors
+    /// [`SegmentError`].
+    pub async fn scan(
         &self,
         first: KeyHash,
         last: KeyHash,
         after: Option<&RecordKey>,
         blocks: usize,
+        since: Option<Instant>,
     ) -> Result<(Vec<Bytes>, Option<KeyHash>), SegmentError> {
         let from = after.map_or(first, |key| key.hash);
         let mut records = Vec::new();
         let mut bound: Option<KeyHash> = None;
-        for segment in self.all().iter() {
+        let all = self.all();
+        let young = |s: &&Arc<Segment>| since.is_none_or(|since| s.born.is_none_or(|born| born >= since));
+        for segment in all.iter().filter(young) {
             let meta = segment.meta(&self.bucket).await?;
             if meta.last < from || meta.first > last {
                 continue;
@@ -263,7 +323,27 @@ impl Segments {
     }
 }
 
+/// All records of a segment, given the whole object.
+///
+/// # Errors
+/// [`DecodeError`].
+pub fn records_of(object: &Bytes) -> Result<Vec<Bytes>, DecodeError> {
+    let size = object.len() as u64;
+    let offset = tail_offset(object, size)?;
+    let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let tail = object.get(at(offset)..).ok_or(DecodeError::Truncated("segment"))?;
+    let meta = SegmentMeta::decode(&object.slice_ref(tail), offset)?;
+    let mut records = Vec::new();
+    for block in meta.blocks_in(KeyHash(0), KeyHash(u128::MAX)) {
+        let range = at(block.offset)..at(block.offset.saturating_add(block.length));
+        let block = object.get(range).ok_or(DecodeError::Truncated("segment"))?;
+        records.extend(decode_block(&object.slice_ref(block))?);
+    }
+    Ok(records)
+}
+
 /// Does `merged` hold every sibling that is live according to the index?
-pub(crate) fn holds_all(merged: &Container<Version>, live: &Container<Brief>) -> bool {
+#[must_use]
+pub fn holds_all(merged: &Container<Version>, live: &Container<Brief>) -> bool {
     live.siblings().iter().all(|s| merged.siblings().binary_search_by(|m| m.dot.cmp(&s.dot)).is_ok())
 }

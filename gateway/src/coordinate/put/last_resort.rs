@@ -1,0 +1,85 @@
+//! A write that too few replicas took goes to the bucket: into the inbox of each home, where the home finds it before
+//! it counts again.
+
+use cartwheel_core::container::Container;
+use cartwheel_core::quorum::{Applied, Durability};
+use cartwheel_core::record::{Brief, MAX_SIBLING_BYTES, Record, Version};
+use cartwheel_core::wire::Precondition;
+
+use super::{Short, Unwritten, Write, Written};
+use crate::Shared;
+use crate::coordinate::bucket_until;
+use crate::last_resort::LastResortError;
+use crate::problem::Problem;
+
+/// Makes the write there, unless the request forbids it or there is no time left.
+pub(super) async fn to_bucket(shared: &Shared, write: &Write, short: Short) -> Result<Written, Unwritten> {
+    if !write.sloppy || short.late {
+        let problem = Problem::quorum_missed(short.missed, short.late);
+        return Err(Unwritten::Problem(problem.applied(short.applied)));
+    }
+    let (dot, record) = match &short.minted {
+        // Minted already, by a node that could not bring it to enough others: the same version, not another one.
+        Some(minted) => match Record::decode(&minted.delta) {
+            Ok(record) => (minted.dot.clone(), record),
+            Err(_) => return Err(failed(short, &LastResortError::Busy)),
+        },
+        None => {
+            let known = known(shared, write, &short).await?;
+            let dot = shared.last_resort.next_dot(write.hash, &known, &write.version.context);
+            let container = Container::delta(&write.version.context, dot.clone(), write.version.clone());
+            let (namespace, key) = (write.namespace.clone(), write.key.clone());
+            (dot, Record { namespace, key, container })
+        }
+    };
+    let homes = &short.homes;
+    homes.iter().for_each(|home| shared.trust.doubt(home));
+    let until = bucket_until(write.deadline);
+    match shared.last_resort.write(homes, &record, write.hash, write.w, until).await {
+        Ok(_) => Ok(Written {
+            dot,
+            n: short.n,
+            tally: short.tally,
+            reached: Durability::Bucket,
+            degraded: Some(shared.seams.clock.now_ms()),
+        }),
+        Err(error) => Err(failed(short, &error)),
+    }
+}
+
+/// What the bucket knows of the key, where the write depends on it.
+async fn known(shared: &Shared, write: &Write, short: &Short) -> Result<Container<Version>, Unwritten> {
+    if write.precondition == Precondition::None {
+        return Ok(Container::default());
+    }
+    let (namespace, key) = (&write.namespace, &write.key);
+    let until = bucket_until(write.deadline);
+    let found = shared.last_resort.read(&short.homes, namespace, key, write.hash, until).await;
+    let known = match found {
+        Ok(found) => found.container,
+        Err(error) => {
+            let problem = Problem::quorum_missed(short.missed.clone(), false).and(error.to_string());
+            return Err(Unwritten::Problem(problem.applied(short.applied)));
+        }
+    };
+    let brief = known.map(|v| Brief::from(v));
+    if !write.precondition.holds(&brief) {
+        return Err(Unwritten::Precondition(brief.into_parts().0, short.applied));
+    }
+    let bytes: u64 = brief.siblings().iter().map(|s| s.version.size).sum();
+    let overfull = brief.siblings().len() >= write.max_siblings as usize || bytes > MAX_SIBLING_BYTES;
+    let replaces_all = write.version.context.covers(brief.seen());
+    if overfull && !replaces_all {
+        return Err(Unwritten::TooManySiblings(brief.into_parts().0, short.applied));
+    }
+    Ok(known)
+}
+
+fn failed(short: Short, error: &LastResortError) -> Unwritten {
+    let applied = match error {
+        LastResortError::Busy => short.applied,
+        LastResortError::Unreachable(_) => Applied::Unknown,
+    };
+    let problem = Problem::quorum_missed(short.missed, false).and(error.to_string());
+    Unwritten::Problem(problem.applied(applied))
+}

@@ -1,0 +1,437 @@
+//! Catching up: how a home that was away comes to count again.
+//!
+//! Every process that starts was away; so was one that did not run for a while, or for which somebody kept hints. The
+//! order matters:
+//!
+//! 1. Every live node is told that this one is back. From then on it keeps no new hint without asking here first.
+//! 2. What live nodes keep in memory is taken, then what lies under `hints/{me}/` in the bucket: memory first, for
+//!    what is uploaded in between is then seen twice, never missed. Holders that are dead left theirs there.
+//! 3. A process that lost its disk asks the other homes for what came in since it last held everything. It has no
+//!    vote on a partition until so many of them have answered that every acknowledged write is among what they hold.
+//! 4. Now it counts. Only once everything is in its own segments the hints are let go of. A process that kept its
+//!    disk, but did not end cleanly, asks the other homes now: it may lack what was acknowledged from memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use cartwheel_bucket::{BucketError, SharedBucket, list_all};
+use cartwheel_cluster::gossip::GossipHandle;
+use cartwheel_cluster::membership::{Follower, View};
+use cartwheel_core::names::NodeId;
+use cartwheel_core::quorum::Durability;
+use cartwheel_core::standing::Standing;
+use cartwheel_core::wire::{Reply, Request};
+
+use crate::copier::{Copier, PAGE_BYTES};
+use crate::disk::Disk;
+use crate::epoch::Incarnation;
+use crate::loss::{Loss, held_object, own};
+use crate::segments::hints::hint_prefix;
+use crate::segments::records_of;
+use crate::standing::Stand;
+
+/// How long a node may take to take note that this one is back.
+const GREETING: Duration = Duration::from_secs(1);
+/// The pause before what failed is tried again.
+const PAUSE: Duration = Duration::from_millis(250);
+/// How often the bucket is looked at for hints that nobody spoke of: a gateway that reaches no node leaves some.
+const LOOK: Duration = Duration::from_secs(30);
+/// How long a process that lost nothing waits for the bucket before it counts without having looked there.
+const BUCKET_PATIENCE: Duration = Duration::from_secs(2);
+/// How long one look into the bucket may take for such a process.
+const LOOKING: Duration = Duration::from_secs(1);
+
+/// What catching up needs.
+pub(crate) struct CatchUp {
+    pub(crate) me: Incarnation,
+    pub(crate) stand: Arc<Stand>,
+    pub(crate) copier: Copier,
+    pub(crate) follower: Follower,
+    pub(crate) gossip: GossipHandle,
+    pub(crate) bucket: SharedBucket,
+    pub(crate) disk: Option<Arc<dyn Disk>>,
+    pub(crate) loss: Loss,
+}
+
+/// A node that was told, up to which generation it hands over, and how many keys.
+#[derive(Debug, Clone)]
+struct Told {
+    address: String,
+    generation: u64,
+    keys: u64,
+}
+
+/// What a round took in and is to let go of.
+#[derive(Debug, Default)]
+struct Taken {
+    holders: Vec<Told>,
+    objects: Vec<String>,
+    /// The record taken in last.
+    last: Option<Bytes>,
+}
+
+/// What catching up remembers between rounds.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The bucket was looked at since the process started.
+    looked: bool,
+    /// Other homes that have said what they hold, per partition.
+    consulted: BTreeMap<u32, BTreeSet<NodeId>>,
+    /// The bucket has been told that this process holds everything that was promised.
+    told: bool,
+    /// All that may have been lost is here again.
+    whole: bool,
+}
+
+impl CatchUp {
+    /// Catches up whenever that is needed, until the process ends.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let mut progress = Progress::default();
+        // Whoever knows no ring can tell nobody that it is back.
+        if self.follower.at_least(1).await.is_none() {
+            return;
+        }
+        let mut done = 0;
+        let mut look_at = Instant::now() + LOOK;
+        loop {
+            let asked = self.stand.asked();
+            if asked != done || self.stand.level() != Standing::Counting {
+                if let Some(taken) = self.round(asked, &mut progress).await {
+                    done = asked;
+                    self.let_go(asked, taken).await;
+                }
+                continue;
+            }
+            let pause = if progress.whole { LOOK } else { PAUSE };
+            tokio::select! {
+                biased;
+                () = self.stand.woken() => {}
+                () = tokio::time::sleep_until(look_at.min(Instant::now() + pause)) => {
+                    tokio::select! {
+                        biased;
+                        () = self.asked_again(done) => {}
+                        () = self.replace_lost(&mut progress) => {}
+                    }
+                    if Instant::now() >= look_at {
+                        look_at = Instant::now() + LOOK;
+                        self.look().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does the node count? `hinted`: the caller had others stand in for it, so it asks around first.
+    pub(crate) async fn probe(&self, hinted: bool) -> Standing {
+        if hinted && self.stand.level() == Standing::Counting {
+            let told = self.tell_all(&BTreeMap::new()).await.0;
+            if told.values().any(|told| told.keys > 0) {
+                self.stand.demote();
+            }
+            self.look().await;
+        }
+        self.stand.counting().await;
+        self.stand.level()
+    }
+
+    /// Catches up if the bucket holds hints.
+    async fn look(&self) {
+        match in_brief(self.bucket.list(&hint_prefix(&self.me.node), None, 1)).await {
+            Ok(Ok(page)) if page.objects.is_empty() => {}
+            Ok(Ok(_)) => self.stand.demote(),
+            Ok(Err(error)) => tracing::debug!(%error, "can't look for hints in the bucket"),
+            Err(error) => tracing::debug!(%error, "can't look for hints in the bucket"),
+        }
+    }
+
+    /// One round; `None` if it has to begin anew.
+    async fn round(&self, asked: u64, progress: &mut Progress) -> Option<Taken> {
+        let told = self.come_back(asked).await?;
+        if !self.stand.absorb(asked) {
+            return None;
+        }
+        let mut taken = Taken { holders: told.into_values().collect(), ..Taken::default() };
+        let view = self.follower.view()?;
+        for holder in taken.holders.iter().filter(|holder| holder.keys > 0) {
+            match self.take_from(holder, view.version()).await {
+                Ok(last) => taken.last = last.or(taken.last.take()),
+                Err(error) => {
+                    tracing::warn!(%error, "can't take hints yet; trying again");
+                    tokio::time::sleep(PAUSE).await;
+                    return None;
+                }
+            }
+        }
+        self.take_from_bucket(&mut taken, progress).await;
+        // What was never on the disk was promised to nobody; it can come back later.
+        if let Loss::Some { disk: true, .. } = self.loss {
+            self.replace_lost(progress).await;
+        } else {
+            // Before it counts: who is killed before this is said is taken for one that lost its disk.
+            self.tell_whole(progress).await;
+        }
+        if !self.stand.count(asked) {
+            return None;
+        }
+        tracing::info!(
+            rounds = self.stand.rounds(),
+            holders = taken.holders.iter().filter(|holder| holder.keys > 0).count(),
+            objects = taken.objects.len(),
+            "caught up"
+        );
+        Some(taken)
+    }
+
+    /// Tells every live node that this one is back, until all know it; `None` if asked to begin anew meanwhile.
+    async fn come_back(&self, asked: u64) -> Option<BTreeMap<NodeId, Told>> {
+        let mut told: BTreeMap<NodeId, Told> = BTreeMap::new();
+        let mut waited = 0;
+        loop {
+            let (more, alive, missing) = self.tell_all(&told).await;
+            told.extend(more);
+            let missing: Vec<NodeId> = missing.into_iter().filter(|node| alive.contains(node)).collect();
+            if missing.is_empty() {
+                return Some(told);
+            }
+            if self.stand.asked() != asked {
+                return None;
+            }
+            waited += 1;
+            if waited % 20 == 0 {
+                tracing::warn!(?missing, "these nodes live but can't be told that this one is back");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Tells all that were not told yet; with that come the nodes that anybody believes alive, and those that could
+    /// not be told.
+    async fn tell_all(
+        &self,
+        told: &BTreeMap<NodeId, Told>,
+    ) -> (BTreeMap<NodeId, Told>, BTreeSet<NodeId>, Vec<NodeId>) {
+        let mut alive: BTreeSet<NodeId> = self.gossip.alive().into_iter().collect();
+        let Some(view) = self.follower.view() else { return (BTreeMap::new(), alive, Vec::new()) };
+        let others: Vec<_> = view
+            .document
+            .members
+            .iter()
+            .filter(|member| member.id != self.me.node && !told.contains_key(&member.id))
+            .collect();
+        let request = || Request::ComeBack { home: self.me.node.clone() };
+        let calls = others
+            .iter()
+            .map(|member| self.copier.call_within(&member.address, view.version(), request(), GREETING));
+        let (mut more, mut missing) = (BTreeMap::new(), Vec::new());
+        for (member, answer) in others.iter().zip(join_all(calls).await) {
+            match answer {
+                Ok(Reply::Handover { generation, keys, alive: others }) => {
+                    let told = Told { address: member.address.clone(), generation, keys };
+                    more.insert(member.id.clone(), told);
+                    alive.extend(others);
+                }
+                Ok(other) => {
+                    tracing::debug!(node = %member.id, ?other, "not told that this node is back");
+                    missing.push(member.id.clone());
+                }
+                Err(_) => missing.push(member.id.clone()),
+            }
+        }
+        (more, alive, missing)
+    }
+
+    /// Takes what a holder keeps in memory.
+    async fn take_from(&self, holder: &Told, version: u64) -> Result<Option<Bytes>, String> {
+        let (home, generation) = (&self.me.node, holder.generation);
+        let page = |after| Request::Hints { home: home.clone(), generation, after, bytes: PAGE_BYTES };
+        self.copier.pull_pages(&holder.address, version, page).await
+    }
+
+    /// Takes what lies in the bucket, trying until it answers; but a process that has looked before, and lost
+    /// nothing, does not stop counting for a bucket that is out of reach.
+    async fn take_from_bucket(&self, taken: &mut Taken, progress: &mut Progress) {
+        let give_up = Instant::now() + BUCKET_PATIENCE;
+        loop {
+            let taking = self.take_objects(taken, progress.looked);
+            match taking.await {
+                Ok(()) => {
+                    progress.looked = true;
+                    return;
+                }
+                Err(error) if progress.looked && Instant::now() >= give_up => {
+                    tracing::warn!(%error, "the bucket can't be looked at for hints; counting without");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "can't take hints from the bucket yet; trying again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn take_objects(&self, taken: &mut Taken, brief: bool) -> Result<(), String> {
+        let prefix = hint_prefix(&self.me.node);
+        let listing = list_all(&*self.bucket, &prefix);
+        let listed = if brief { in_brief(listing).await? } else { listing.await };
+        let objects = listed.map_err(|e| e.to_string())?;
+        for object in objects {
+            if taken.objects.contains(&object.key) {
+                continue;
+            }
+            let bytes = match self.bucket.get(&object.key).await {
+                Ok(bytes) => bytes,
+                Err(BucketError::NotFound { .. }) => continue,
+                Err(error) => return Err(error.to_string()),
+            };
+            self.copier.pace.turn(bytes.len()).await;
+            match records_of(&bytes) {
+                Ok(records) => {
+                    for record in records {
+                        self.copier.keep(&record, Durability::Memory).await?;
+                        taken.last = Some(record);
+                    }
+                    taken.objects.push(object.key);
+                }
+                // It stays where it is, for people; its records are at other homes and holders.
+                Err(error) => tracing::error!(%error, object = %object.key, "these hints are damaged"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the other homes for what this process may have lost, and says on which partitions it has no vote yet.
+    async fn replace_lost(&self, progress: &mut Progress) {
+        let disk_lost = matches!(self.loss, Loss::Some { disk: true, .. });
+        if progress.whole || (!disk_lost && !self.tell_whole(progress).await) {
+            return;
+        }
+        if let (Loss::Some { age, disk }, Some(view)) = (&self.loss, self.follower.view()) {
+            let partitions = view.current.partitions_of(&self.me.node);
+            let mut work: BTreeMap<NodeId, (String, Vec<u32>)> = BTreeMap::new();
+            for partition in &partitions {
+                let asked = progress.consulted.entry(*partition).or_default();
+                for member in other_homes(&view, *partition, &self.me.node) {
+                    if !asked.contains(&member.0) {
+                        work.entry(member.0).or_insert((member.1, Vec::new())).1.push(*partition);
+                    }
+                }
+            }
+            let pulls = work.into_iter().map(|(node, (address, partitions))| {
+                let view = &view;
+                async move {
+                    let pulled = self.pull_all(&address, view.version(), &partitions, *age).await;
+                    (node, pulled)
+                }
+            });
+            for (node, pulled) in join_all(pulls).await {
+                for partition in pulled {
+                    progress.consulted.entry(partition).or_default().insert(node.clone());
+                }
+            }
+            let lacks = |partition: &u32| {
+                let needed = needed(&view, *partition, &self.me.node);
+                progress.consulted.get(partition).map_or(0, BTreeSet::len) < needed
+            };
+            let unheld: BTreeSet<u32> = partitions.into_iter().filter(|p| *disk && lacks(p)).collect();
+            if !unheld.is_empty() {
+                tracing::debug!(partitions = unheld.len(), "not all of what the disk held is here again");
+            }
+            let waits = !unheld.is_empty();
+            self.stand.set_unheld(unheld);
+            if waits {
+                return;
+            }
+        }
+        progress.whole = self.tell_whole(progress).await;
+    }
+
+    /// Says in the bucket that everything promised is held here; `false` if that has to be tried again.
+    async fn tell_whole(&self, progress: &mut Progress) -> bool {
+        if !progress.told {
+            let object = held_object(&self.me);
+            let creating = self.bucket.create(&object, Bytes::from_static(b"\n"));
+            progress.told = matches!(in_brief(creating).await, Ok(Ok(_)));
+            if let Some(disk) = self.disk.as_deref().filter(|_| progress.told)
+                && let Err(error) = own(disk, &self.me, true).await
+            {
+                tracing::warn!(%error, "can't say on the disk that it holds everything");
+            }
+        }
+        progress.told
+    }
+
+    /// Copies what came in at the node during the last `age`; returns the partitions that were copied.
+    async fn pull_all(&self, address: &str, version: u64, partitions: &[u32], age: Duration) -> Vec<u32> {
+        let mut pulled = Vec::new();
+        for partition in partitions {
+            if let Err(error) = self.copier.pull(address, version, *partition, Some(age)).await {
+                tracing::debug!(%error, "can't ask this home what it holds");
+                break;
+            }
+            pulled.push(*partition);
+        }
+        pulled
+    }
+
+    /// Makes sure that what was taken is in this node's own segments, then lets go of it. What stays because that
+    /// fails, or because a new round comes first, is taken once more.
+    async fn let_go(&self, asked: u64, taken: Taken) {
+        let letting_go = async {
+            if let Some(last) = &taken.last {
+                // All that came in before it is in the same memtable or an earlier one.
+                while let Err(error) = self.copier.keep(last, Durability::Bucket).await {
+                    tracing::warn!(%error, "the hints taken are not in the bucket yet");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+            for object in &taken.objects {
+                if let Err(error) = self.bucket.delete(object).await {
+                    tracing::warn!(%error, %object, "can't delete hints that were taken");
+                }
+            }
+            let version = self.follower.view().map_or(0, |view| view.version());
+            for holder in taken.holders.iter().filter(|holder| holder.keys > 0) {
+                let (home, generation) = (self.me.node.clone(), holder.generation);
+                let request = Request::TookHints { home, generation };
+                if let Err(error) = self.copier.call(&holder.address, version, request).await {
+                    tracing::debug!(%error, "a holder was not told that its hints were taken");
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.asked_again(asked) => {}
+            () = letting_go => {}
+        }
+    }
+
+    /// Waits until this node is asked to catch up once more.
+    async fn asked_again(&self, asked: u64) {
+        while self.stand.asked() == asked {
+            self.stand.woken().await;
+        }
+    }
+}
+
+/// A step in the bucket that others must not wait for: a store that hangs would keep this node from catching up.
+async fn in_brief<T>(step: impl Future<Output = T>) -> Result<T, String> {
+    tokio::time::timeout(LOOKING, step).await.map_err(|_| "the bucket did not answer in time".to_owned())
+}
+
+fn other_homes(view: &View, partition: u32, me: &NodeId) -> Vec<(NodeId, String)> {
+    let homes = view.current.homes(partition).iter().filter_map(|home| view.current.member(*home));
+    homes.filter(|member| member.id != *me).map(|m| (m.id.clone(), m.address.to_string())).collect()
+}
+
+/// How many of the other homes hold, together, every write that a majority has acknowledged: `N - W + 1`.
+fn needed(view: &View, partition: u32, me: &NodeId) -> usize {
+    let n = view.current.homes(partition).len();
+    let w = n / 2 + 1;
+    (n + 1 - w).min(other_homes(view, partition, me).len())
+}

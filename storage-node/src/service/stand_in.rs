@@ -1,0 +1,206 @@
+//! Standing in for a home that a gateway can't reach.
+//!
+//! A node keeps nothing for a home that it can reach itself: it passes writes and reads on. Only a home that does not
+//! answer here either is believed away, and then it is until it says that it is back. So each hint is kept by a node
+//! that the home will ask before it counts again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use cartwheel_cluster::CallError;
+use cartwheel_core::hash::KeyHash;
+use cartwheel_core::names::{Key, Namespace, NodeId};
+use cartwheel_core::quorum::Durability;
+use cartwheel_core::record::Record;
+use cartwheel_core::wire::{Call, Refusal, Reply, Request};
+
+use super::{Inner, Range, reached};
+use crate::engine::MintRequest;
+use crate::hints::{HintMint, Presence};
+use crate::memtable::RecordKey;
+
+/// How long a home is waited for before it is believed away. Longer than a home that is stopped needs to notice that
+/// it was ([`crate::standing`]).
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often a hint is tried again because its home came and went.
+const TRIES: usize = 4;
+
+/// A read on behalf of a home.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) home: NodeId,
+    pub(super) namespace: Namespace,
+    pub(super) key: Key,
+    pub(super) values: bool,
+}
+
+impl Inner {
+    /// Asks the home itself.
+    async fn pass_on(
+        &self,
+        home: &NodeId,
+        version: u64,
+        request: Request,
+        deadline: Instant,
+    ) -> Option<Reply> {
+        let view = self.follower.view()?;
+        let address = view.document.member(home)?.address.clone();
+        let call = Call { ring_version: version, request };
+        let until = deadline.min(Instant::now() + PATIENCE);
+        match self.peers.call(&address, &call, until).await {
+            Ok(answer) => Some(answer.reply),
+            // The connection broke: the home may have been started again a moment ago. All that is passed on can be
+            // said twice.
+            Err(CallError::Lost) if Instant::now() < until => {
+                Some(self.peers.call(&address, &call, until).await.ok()?.reply)
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Keeps a record for `home`, unless the home takes it itself.
+    pub(super) async fn keep_for(
+        self: Arc<Self>,
+        home: &NodeId,
+        bytes: &Bytes,
+        durability: Durability,
+        ring_version: u64,
+        deadline: Instant,
+    ) -> Result<Reply, Refusal> {
+        let record = Record::decode(bytes).map_err(|e| Refusal::Malformed(e.to_string()))?;
+        for _ in 0..TRIES {
+            let Presence::Present(seen) = self.hints.presence(home) else {
+                let reached = self.keep(home, &record, false, durability, ring_version).await?;
+                return Ok(Reply::Acked { reached });
+            };
+            let request = Request::Replicate { durability, hint_for: None, record: bytes.clone() };
+            match self.pass_on(home, ring_version, request, deadline).await {
+                Some(Reply::Acked { reached }) => return Ok(Reply::Acked { reached }),
+                Some(Reply::Refused(Refusal::StaleRing)) => return Err(Refusal::StaleRing),
+                // It is there, and will be told what is kept for it.
+                Some(Reply::Refused(Refusal::Overloaded)) => {
+                    let reached = self.keep(home, &record, false, durability, ring_version).await?;
+                    return Ok(Reply::Acked { reached });
+                }
+                // It has the record but does not count, and asks this node again before it does.
+                Some(Reply::Extra { .. }) => {
+                    let reached = self.keep(home, &record, true, durability, ring_version).await?;
+                    return Ok(Reply::Acked { reached });
+                }
+                _ => self.hints.believe_away(home, seen),
+            }
+        }
+        Err(Refusal::Overloaded)
+    }
+
+    async fn keep(
+        &self,
+        home: &NodeId,
+        record: &Record,
+        holds_it: bool,
+        durability: Durability,
+        ring_version: u64,
+    ) -> Result<Durability, Refusal> {
+        let hash = self.hash(&record.namespace, &record.key);
+        let (sender, word) = tokio::sync::oneshot::channel();
+        let done = Box::new(move |reached| {
+            let _ = sender.send(reached);
+        });
+        self.kept(ring_version, hash, || self.hints.keep(home, hash, record, holds_it, durability, done))?;
+        Ok(reached(word).await)
+    }
+
+    /// Keeps something for others, if this node still may.
+    fn kept<T>(
+        &self,
+        ring_version: u64,
+        hash: KeyHash,
+        keep: impl FnOnce() -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        if self.engine.is_fenced() || self.engine.is_closed() {
+            return Err(Refusal::Unable("this process keeps nothing any more".to_owned()));
+        }
+        self.write(ring_version, hash, |_: Range| true, keep)
+    }
+
+    /// Mints on behalf of `home`. A home that can be reached after all gets the version before the answer is given.
+    pub(super) async fn mint_for(
+        self: Arc<Self>,
+        home: NodeId,
+        request: MintRequest,
+        ring_version: u64,
+        deadline: Instant,
+    ) -> Result<Reply, Refusal> {
+        let key = RecordKey::new(request.hash, &request.namespace, &request.key);
+        let known = self.hints.read_stored(&key).await.map_err(Refusal::Unable)?;
+        let (sender, word) = tokio::sync::oneshot::channel();
+        let done = Box::new(move |reached| {
+            let _ = sender.send(reached);
+        });
+        let mint = || self.hints.mint(&home, &request, known, done);
+        let (dot, reached, record, repeated) = match self.kept(ring_version, request.hash, mint)? {
+            HintMint::Made(dot, delta) => (dot, reached(word).await, delta, false),
+            HintMint::Repeated(dot, record) => (dot, Durability::Memory, record, true),
+        };
+        let bytes = record.encode();
+        if let Presence::Present(seen) = self.hints.presence(&home) {
+            let durability = Durability::Memory;
+            let request = Request::Replicate { durability, hint_for: None, record: bytes.clone() };
+            match self.pass_on(&home, ring_version, request, deadline).await {
+                Some(Reply::Acked { .. } | Reply::Extra { .. }) => {}
+                _ => self.hints.believe_away(&home, seen),
+            }
+        }
+        Ok(Reply::Minted { dot, reached, repeated: if repeated { bytes } else { Bytes::new() } })
+    }
+
+    /// Answers a read on behalf of `home`: what the home says if it can be reached, with what is kept for it.
+    pub(super) async fn read_for(
+        self: Arc<Self>,
+        question: Question,
+        ring_version: u64,
+        deadline: Instant,
+    ) -> Result<Reply, Refusal> {
+        let Question { home, namespace, key, values } = question;
+        let mut known = None;
+        if self.hints.presence(&home) != Presence::Away {
+            let request =
+                Request::Read { namespace: namespace.clone(), key: key.clone(), values, stands_for: None };
+            match self.pass_on(&home, ring_version, request, deadline).await {
+                Some(reply @ (Reply::Found(_) | Reply::Absent)) => return Ok(reply),
+                Some(Reply::Refused(Refusal::StaleRing)) => return Err(Refusal::StaleRing),
+                Some(Reply::Partial(record)) if !record.is_empty() => {
+                    known = Some(Record::decode(&record).map_err(|e| Refusal::Unable(e.to_string()))?);
+                }
+                _ => {}
+            }
+        }
+        let at = RecordKey::new(self.hash(&namespace, &key), &namespace, &key);
+        let mut kept = self.hints.read(&at).await.map_err(Refusal::Unable)?;
+        if let Some(known) = known {
+            kept.sync(known.container);
+        }
+        Ok(match at.record(kept) {
+            None => Reply::Absent,
+            Some(record) if values => Reply::Found(record.encode()),
+            Some(record) => Reply::Found(record.without_values().encode()),
+        })
+    }
+
+    /// `home` has everything up to `generation` in the bucket.
+    pub(super) async fn let_go_of_hints(&self, home: &NodeId, generation: u64) -> Result<Reply, Refusal> {
+        match self.hints.took(home, generation).await {
+            Ok(()) => Ok(Reply::Acked { reached: Durability::Bucket }),
+            Err(error) => {
+                if let crate::epoch::LeaseError::TakenOver(_) = error {
+                    tracing::error!(%error, "this process steps down; it accepts no more writes");
+                    self.engine.fence();
+                }
+                Err(Refusal::Unable(error.to_string()))
+            }
+        }
+    }
+}

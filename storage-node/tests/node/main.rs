@@ -1,0 +1,7 @@
+//! Whole storage nodes on real sockets, called as a gateway calls them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod away;
+mod rigged;
+mod serving;
+mod support;
