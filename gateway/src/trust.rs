@@ -1,9 +1,9 @@
 //! Which homes this gateway has had others stand in for, and may not rely on until they have taken what was kept for
 //! them.
 //!
-//! A home that this gateway could not reach may not know that it was away. So the gateway asks it to ask around, and
-//! until the home says that it counts, its answers are only added to those of others. Homes that are not reachable
-//! at all are not asked: the connection to them is what is tried again.
+//! A home that this gateway could not reach may not know that it was away, whoever stood in for it. So the gateway
+//! asks it to ask around, and until the home says that it counts, its answers are only added to those of others.
+//! Homes that are not reachable at all are not asked: the connection to them is what is tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use cartwheel_cluster::membership::Follower;
@@ -37,13 +36,20 @@ struct Shared {
     count: AtomicUsize,
     /// Each with how often others stood in for it.
     doubted: Mutex<BTreeMap<NodeId, u64>>,
-    wake: Notify,
 }
 
 impl Trust {
     /// Relies on everybody; asks those that it comes to doubt, until it is dropped.
     pub(crate) fn start(peers: Peers, follower: Follower) -> Self {
         let shared = Arc::new(Shared::default());
+        peers.on_lost({
+            let (shared, follower) = (Arc::downgrade(&shared), follower.clone());
+            move |address| {
+                let (Some(shared), Some(view)) = (shared.upgrade(), follower.view()) else { return };
+                let members = view.document.members.iter();
+                members.filter(|member| member.address == address).for_each(|member| shared.lose(&member.id));
+            }
+        });
         tokio::spawn(ask_around(Arc::downgrade(&shared), peers, follower));
         Self { shared }
     }
@@ -58,12 +64,17 @@ impl Trust {
         let mut doubted = self.shared.doubted.lock();
         *doubted.entry(home.clone()).or_default() += 1;
         self.shared.count.store(doubted.len(), Ordering::Release);
-        drop(doubted);
-        self.shared.wake.notify_one();
     }
 }
 
 impl Shared {
+    /// This home is out of reach: others may stand in for it, here or elsewhere.
+    fn lose(&self, home: &NodeId) {
+        let mut doubted = self.doubted.lock();
+        *doubted.entry(home.clone()).or_default() += 1;
+        self.count.store(doubted.len(), Ordering::Release);
+    }
+
     /// The home counts: it is relied on again, unless others stood in for it since it was asked.
     fn settle(&self, home: &NodeId, stood_in: u64) {
         let mut doubted = self.doubted.lock();
@@ -78,15 +89,14 @@ async fn ask_around(shared: Weak<Shared>, peers: Peers, follower: Follower) {
     let asking: Arc<Mutex<BTreeSet<NodeId>>> = Arc::default();
     loop {
         let Some(shared) = shared.upgrade() else { return };
+        let Some(view) = follower.view() else {
+            drop(shared);
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
         let doubted: Vec<(NodeId, u64)> =
             shared.doubted.lock().iter().map(|(home, stood_in)| (home.clone(), *stood_in)).collect();
-        if doubted.is_empty() {
-            // Bounded, so that the end of the gateway is noticed.
-            let _ = tokio::time::timeout(PATIENCE, shared.wake.notified()).await;
-            continue;
-        }
         for (home, stood_in) in doubted {
-            let Some(view) = follower.view() else { continue };
             let Some(member) = view.document.member(&home) else {
                 // It is no member any more: nobody asks it.
                 shared.settle(&home, stood_in);

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use cartwheel_bucket::{BucketError, SharedBucket, list_all};
@@ -37,10 +38,14 @@ use crate::standing::Stand;
 
 /// How long a node may take to take note that this one is back.
 const GREETING: Duration = Duration::from_secs(1);
+/// How long a word of a node may be on its way.
+const HEARSAY: Duration = Duration::from_secs(2);
 /// The pause before what failed is tried again.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How often the bucket is looked at for hints that nobody spoke of: a gateway that reaches no node leaves some.
 const LOOK: Duration = Duration::from_secs(30);
+/// How many objects of hints are looked at then.
+const LOOKED_AT: usize = 1000;
 /// How long a process that lost nothing waits for the bucket before it counts without having looked there.
 const BUCKET_PATIENCE: Duration = Duration::from_secs(2);
 /// How long one look into the bucket may take for such a process.
@@ -55,6 +60,10 @@ pub(crate) struct CatchUp {
     pub(crate) gossip: GossipHandle,
     pub(crate) bucket: SharedBucket,
     pub(crate) disk: Option<Arc<dyn Disk>>,
+    /// When each node was last told that this one is back.
+    pub(crate) told: Mutex<BTreeMap<NodeId, Instant>>,
+    /// Hints in the bucket that can't be read.
+    pub(crate) damaged: Mutex<BTreeSet<String>>,
     pub(crate) loss: Loss,
 }
 
@@ -126,6 +135,30 @@ impl CatchUp {
         }
     }
 
+    /// Listens to what the others say, until the process ends: who keeps hints for this node tells it himself, but
+    /// may not reach it; and a node that reached nobody does not know what was kept for it meanwhile.
+    pub(crate) async fn listen(self: Arc<Self>) {
+        let (mut seen, mut alone) = (0, false);
+        loop {
+            seen = self.gossip.changed(seen).await;
+            let Some(view) = self.follower.view() else { continue };
+            let others = self.gossip.alive().iter().filter(|node| **node != self.me.node).count();
+            let was_alone = std::mem::replace(&mut alone, others == 0 && view.document.members.len() > 1);
+            let believed_away = self.gossip.away_from_me().into_iter().any(|node| {
+                // Its word may be from before it was told.
+                self.told.lock().get(&node).is_none_or(|told| told.elapsed() > HEARSAY)
+            });
+            if (believed_away || (was_alone && !alone)) && self.stand.level() == Standing::Counting {
+                tracing::info!(
+                    believed_away,
+                    was_alone,
+                    "others may have stood in for this node; catching up"
+                );
+                self.stand.demote();
+            }
+        }
+    }
+
     /// Does the node count? `hinted`: the caller had others stand in for it, so it asks around first.
     pub(crate) async fn probe(&self, hinted: bool) -> Standing {
         if hinted && self.stand.level() == Standing::Counting {
@@ -141,9 +174,16 @@ impl CatchUp {
 
     /// Catches up if the bucket holds hints.
     async fn look(&self) {
-        match in_brief(self.bucket.list(&hint_prefix(&self.me.node), None, 1)).await {
-            Ok(Ok(page)) if page.objects.is_empty() => {}
-            Ok(Ok(_)) => self.stand.demote(),
+        let listed = in_brief(self.bucket.list(&hint_prefix(&self.me.node), None, LOOKED_AT)).await;
+        match listed {
+            Ok(Ok(page)) => {
+                let damaged = self.damaged.lock();
+                // A page full of damaged ones hides what comes after it.
+                if page.more || page.objects.iter().any(|object| !damaged.contains(&object.key)) {
+                    drop(damaged);
+                    self.stand.demote();
+                }
+            }
             Ok(Err(error)) => tracing::debug!(%error, "can't look for hints in the bucket"),
             Err(error) => tracing::debug!(%error, "can't look for hints in the bucket"),
         }
@@ -231,6 +271,7 @@ impl CatchUp {
         for (member, answer) in others.iter().zip(join_all(calls).await) {
             match answer {
                 Ok(Reply::Handover { generation, keys, alive: others }) => {
+                    self.told.lock().insert(member.id.clone(), Instant::now());
                     let told = Told { address: member.address.clone(), generation, keys };
                     more.insert(member.id.clone(), told);
                     alive.extend(others);
@@ -299,7 +340,10 @@ impl CatchUp {
                     taken.objects.push(object.key);
                 }
                 // It stays where it is, for people; its records are at other homes and holders.
-                Err(error) => tracing::error!(%error, object = %object.key, "these hints are damaged"),
+                Err(error) => {
+                    tracing::error!(%error, object = %object.key, "these hints are damaged");
+                    self.damaged.lock().insert(object.key);
+                }
             }
         }
         Ok(())

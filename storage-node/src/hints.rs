@@ -460,7 +460,7 @@ impl Hints {
         handover
     }
 
-    /// A page of the hints for `home` up to `generation` that are in memory alone, ascending, after `after`: at
+    /// A page of the hints for `home` up to `generation` that are in memory, ascending, after `after`: at
     /// least one if there is one, about `budget` bytes, and whether there are more.
     ///
     /// # Errors
@@ -480,7 +480,7 @@ impl Hints {
         let mut found: BTreeMap<RecordKey, Record> = BTreeMap::new();
         let mut bound: Option<RecordKey> = None;
         let tables = state.targets.get(home).into_iter().flat_map(|target| &target.tables);
-        for table in tables.filter(|table| table.generation <= generation && !table.is_stored()) {
+        for table in tables.filter(|table| table.generation <= generation) {
             let mut size = 0;
             for (key, entry) in table.entries.range(KeyHash(0), KeyHash(u128::MAX), after) {
                 if size >= budget {

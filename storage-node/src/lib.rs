@@ -254,6 +254,8 @@ pub async fn start(
         gossip: gossip.clone(),
         bucket: Arc::clone(&bucket),
         disk: disk.clone(),
+        told: parking_lot::Mutex::default(),
+        damaged: parking_lot::Mutex::default(),
         loss,
     });
     let parts = Parts {
@@ -296,16 +298,20 @@ pub async fn start(
                 tokio::spawn(recovery::load_index(Arc::clone(&engine))),
                 tokio::spawn(joiner.run()),
                 tokio::spawn(stand.run()),
+                tokio::spawn(Arc::clone(&catch_up).listen()),
                 tokio::spawn(catch_up.run()),
                 tokio::spawn(offering),
             ];
+            // One each: a channel wakes those who share it in a random order, and then no simulation repeats.
             let (flush_stop, flush_stopped) = watch::channel(false);
-            let uploading = tokio::spawn(Arc::clone(&hints).upload(flush_stopped.clone()));
+            let (upload_stop, upload_stopped) = watch::channel(false);
+            let uploading = tokio::spawn(Arc::clone(&hints).upload(upload_stopped));
             let flushing = tokio::spawn(flusher.run(flush_stopped));
             serve(listener, router, Limits::default(), stopped).await;
             // Connections that were upgraded to frames live on; they get no more writes in.
             engine.close();
             background.iter().for_each(JoinHandle::abort);
+            let _ = upload_stop.send(true);
             let _ = flush_stop.send(true);
             let flushed = flushing.await.unwrap_or(false);
             if uploading.await.is_err() {

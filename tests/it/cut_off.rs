@@ -13,7 +13,7 @@ const CART: &str = "carts/alice";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_does_not_rely_on_homes_that_it_had_others_stand_in_for() {
     let mut cluster = Cluster::nodes(6).with_wires().store(Kind::HeldBack).start().await;
-    let (homes, others) = (cluster.homes("carts", "alice").await, cluster.fallbacks("carts", "alice").await);
+    let homes = cluster.homes("carts", "alice").await;
     let client = cluster.gateway(0);
     let old = client.put(CART, "old").query("w=all").gives(204).await;
     // The two that are asked first.
@@ -26,7 +26,8 @@ async fn a_gateway_does_not_rely_on_homes_that_it_had_others_stand_in_for() {
         (cluster.hint_objects().await.len() == 2).then_some(())
     })
     .await;
-    for holder in &others[..2] {
+    let holders: Vec<usize> = cluster.hints().await.into_iter().map(|(holder, _)| holder).collect();
+    for holder in &holders {
         cluster.kill(*holder).await;
     }
     // In their own eyes they count: what the bucket keeps for them is held back for now.
@@ -50,7 +51,7 @@ async fn a_gateway_does_not_rely_on_homes_that_it_had_others_stand_in_for() {
     })
     .await;
     assert_eq!((read.text(), read.clock()), ("new", new.clock()));
-    cluster.start_nodes(&others[..2]).await;
+    cluster.start_nodes(&holders).await;
     cluster.serves().await;
     cluster.no_hints_are_left().await;
 }
@@ -59,7 +60,7 @@ async fn a_gateway_does_not_rely_on_homes_that_it_had_others_stand_in_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_home_that_fails_after_the_answer_is_stood_in_for_too() {
     let mut cluster = Cluster::nodes(5).store(Kind::Memory).start().await;
-    let (homes, others) = (cluster.homes("carts", "alice").await, cluster.fallbacks("carts", "alice").await);
+    let homes = cluster.homes("carts", "alice").await;
     // Ended cleanly, the home will know that it lost nothing, and ask for nothing.
     cluster.stop(homes[1]).await;
     // Somebody takes connections at its address and says nothing, as a machine that hangs.
@@ -70,7 +71,7 @@ async fn a_home_that_fails_after_the_answer_is_stood_in_for_too() {
     let write = client.put(CART, "milk").gives(204).await;
     assert_eq!(write.quorum("answered"), "2");
     until("the cart is kept for the home that missed it", || async {
-        (cluster.hints().await == [(others[0], homes[1])]).then_some(())
+        cluster.hints().await.iter().any(|(_, target)| *target == homes[1]).then_some(())
     })
     .await;
     drop(silent);
@@ -82,4 +83,31 @@ async fn a_home_that_fails_after_the_answer_is_stood_in_for_too() {
     cluster.kill(homes[2]).await;
     let read = client.get(CART).gives(200).await;
     assert_eq!((read.text(), read.quorum("home")), ("milk", "1"));
+}
+
+/// The same through another gateway, which had nobody stand in: it lost them too, and must not rely on them either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn homes_that_were_cut_off_serve_no_stale_read_through_any_gateway() {
+    let mut cluster = Cluster::nodes(6).gateways(2).with_wires().store(Kind::HeldBack).start().await;
+    let homes = cluster.homes("carts", "alice").await;
+    let (writer, reader) = (cluster.gateway(0), cluster.gateway(1));
+    let old = writer.put(CART, "old").query("w=all").gives(204).await;
+    cluster.cut(homes[0], true);
+    cluster.cut(homes[1], true);
+    for gateway in 0..2 {
+        cluster.gateway_reaches(gateway, 4).await;
+    }
+    writer.put(CART, "new").seen(&old).query("w=all").gives(204).await;
+    until("the hints are in the bucket", || async {
+        (cluster.hint_objects().await.len() == 2).then_some(())
+    })
+    .await;
+    for (holder, _) in cluster.hints().await {
+        cluster.kill(holder).await;
+    }
+    cluster.cut(homes[0], false);
+    cluster.cut(homes[1], false);
+    cluster.gateway_reaches(1, 4).await;
+    let read = reader.get(CART).query("r=2&deadline=2s").gives(200).await;
+    assert_eq!(read.text(), "new", "{read:?}");
 }

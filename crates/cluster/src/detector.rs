@@ -133,6 +133,11 @@ impl Detector {
         down
     }
 
+    /// Is the peer down? Nobody asks for it by that.
+    pub(crate) fn believes_down(&self) -> bool {
+        self.belief == Belief::Down
+    }
+
     /// Do calls wait for a connection?
     pub(crate) fn is_opening(&self) -> bool {
         matches!(self.belief, Belief::Opening | Belief::Reopening)

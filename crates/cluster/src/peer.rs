@@ -2,7 +2,7 @@
 //! probed in the background until it answers again; no call waits for it meanwhile.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -41,10 +41,24 @@ struct Link {
     waiting: Vec<Waiting>,
 }
 
+/// Told the address of each node that is lost.
+type OnLost = Box<dyn Fn(&str) + Send + Sync>;
+
+/// Who is told, once there is somebody.
+#[derive(Default)]
+struct Listener(OnceLock<OnLost>);
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Listener")
+    }
+}
+
 /// One storage node, by address.
 #[derive(Debug)]
 struct Peer {
     address: String,
+    listener: Arc<Listener>,
     latency: Arc<Latency>,
     link: Mutex<Link>,
     /// Rung when the peer, believed to be down, says that it is back.
@@ -60,6 +74,7 @@ pub struct Peers {
 #[derive(Debug)]
 struct Inner {
     way: Arc<Way>,
+    listener: Arc<Listener>,
     peers: Mutex<BTreeMap<String, Arc<Peer>>>,
 }
 
@@ -74,7 +89,15 @@ impl Peers {
     /// Nobody yet; `token` proves to nodes that the caller belongs to the cluster.
     #[must_use]
     pub fn new(seams: Seams, token: NodeToken) -> Self {
-        Self { inner: Arc::new(Inner { way: Arc::new(Way { seams, token }), peers: Mutex::default() }) }
+        let way = Arc::new(Way { seams, token });
+        let (listener, peers) = (Arc::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { way, listener, peers }) }
+    }
+
+    /// Calls `lost` with the address of each node whose connection ended, or to which none could be opened: before
+    /// any call can find that out, and before the node is reached again. Takes one listener; more are ignored.
+    pub fn on_lost(&self, lost: impl Fn(&str) + Send + Sync + 'static) {
+        let _ = self.inner.listener.0.set(Box::new(lost));
     }
 
     /// Sends a call to the node at `address`; its outcome goes to `reply_to`, whatever it is. Never blocks. A
@@ -182,6 +205,7 @@ impl Peers {
         }
         let peer = Arc::new(Peer {
             address: address.to_owned(),
+            listener: Arc::clone(&self.inner.listener),
             latency: Arc::default(),
             link: Mutex::default(),
             back: Arc::default(),
@@ -199,7 +223,15 @@ impl Peer {
     /// Changes what is believed of the peer. Calls that need no longer wait after that are sent or fail.
     fn change<T>(&self, event: impl FnOnce(&mut Link) -> T) -> T {
         let mut link = self.link.lock();
+        let before = (link.connection.is_some(), link.detector.believes_down());
         let outcome = event(&mut link);
+        let ended = before.0 && link.connection.is_none();
+        if (ended || (!before.1 && link.detector.believes_down()))
+            && let Some(lost) = self.listener.0.get()
+        {
+            // Under the lock: nobody is told that the node is there in between.
+            lost(&self.address);
+        }
         if link.detector.is_opening() {
             return outcome;
         }

@@ -7,7 +7,7 @@
 
 use crate::clock::Clock;
 use crate::container::Container;
-use crate::quorum::{Node, Tally};
+use crate::quorum::{Fallbacks, Node, Tally, place_of};
 
 /// What happened.
 #[derive(Debug)]
@@ -80,7 +80,9 @@ type Slot = (Node, Option<Node>);
 #[derive(Debug)]
 pub struct GetMachine<T> {
     homes: std::vec::IntoIter<Node>,
-    fallbacks: std::vec::IntoIter<Node>,
+    /// All homes, asked or not.
+    all_homes: Vec<Node>,
+    fallbacks: Fallbacks,
     r: usize,
     floor: Clock,
     waiting: Vec<Slot>,
@@ -99,8 +101,9 @@ impl<T: Clone> GetMachine<T> {
     #[must_use]
     pub fn new(homes: Vec<Node>, fallbacks: Vec<Node>, r: usize, floor: Clock) -> Self {
         Self {
+            all_homes: homes.clone(),
             homes: homes.into_iter(),
-            fallbacks: fallbacks.into_iter(),
+            fallbacks: Fallbacks::new(fallbacks),
             r,
             floor,
             waiting: Vec::new(),
@@ -224,7 +227,9 @@ impl<T: Clone> GetMachine<T> {
                 || self.waiting.iter().any(|(_, stands_for)| *stands_for == Some(*home))
         };
         let Some(at) = self.missing.iter().position(|home| !stood_in(home)) else { return };
-        if let Some(node) = self.fallbacks.next() {
+        if let Some(node) =
+            self.missing.get(at).and_then(|home| self.fallbacks.take(place_of(*home, &self.all_homes)))
+        {
             let home = self.missing.swap_remove(at);
             self.ask((node, Some(home)), actions);
         }
@@ -414,9 +419,9 @@ mod tests {
         let mut m = sloppy(vec![4, 5], vec![7, 8]);
         m.start();
         assert_eq!(m.on(answered(4, Container::default())), []);
-        assert_eq!(m.on(GetEvent::Slow), [stand_in(7, 5)]);
+        assert_eq!(m.on(GetEvent::Slow), [stand_in(8, 5)], "the second home's own");
         assert_eq!(m.on(GetEvent::Slow), [], "once is enough");
-        assert_eq!(m.on(answered(7, Container::default())), [GetAction::Answer]);
+        assert_eq!(m.on(answered(8, Container::default())), [GetAction::Answer]);
 
         let mut m = sloppy(vec![4, 5, 6], vec![7]);
         m.start();

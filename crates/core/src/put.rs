@@ -8,7 +8,7 @@
 //! ring change is pending, W of the homes of *both* rings must hold the write, so that neither ring's reads can
 //! miss it.
 
-use crate::quorum::{Applied, Durability, Failure, Node, Tally};
+use crate::quorum::{Applied, Durability, Failure, Fallbacks, Node, Tally, place_of};
 
 /// How often a mint of unknown fate is sent to one node.
 pub const MINT_TRIES_PER_NODE: u8 = 2;
@@ -119,7 +119,7 @@ type Slot = (Node, Option<Node>);
 #[derive(Debug)]
 pub struct PutMachine {
     homes: Vec<Node>,
-    fallbacks: std::vec::IntoIter<Node>,
+    fallbacks: Fallbacks,
     /// The homes after the pending ring change; empty without one.
     next_homes: Vec<Node>,
     /// Homes that count: they hold the write, or a fallback keeps it for them.
@@ -151,7 +151,7 @@ impl PutMachine {
     pub fn new(homes: Vec<Node>, fallbacks: Vec<Node>, w: usize, durability: Durability) -> Self {
         Self {
             homes,
-            fallbacks: fallbacks.into_iter(),
+            fallbacks: Fallbacks::new(fallbacks),
             next_homes: Vec::new(),
             counted: Vec::new(),
             w,
@@ -257,7 +257,8 @@ impl PutMachine {
             Some(((self.declined.remove(0), None), true))
         } else {
             let stands_for = self.unreachable.first().copied();
-            self.fallbacks.next().map(|node| ((node, stands_for), false))
+            let at = stands_for.map_or(0, |home| place_of(home, &self.homes));
+            self.fallbacks.take(at).map(|node| ((node, stands_for), false))
         };
         match self.minting {
             Some(((node, hint_for), insist)) => actions.push(PutAction::Mint { node, hint_for, insist }),
@@ -355,7 +356,7 @@ impl PutMachine {
         if self.is_taken_care_of(home) || !self.homes.contains(&home) {
             return false;
         }
-        let Some(node) = self.fallbacks.next() else { return false };
+        let Some(node) = self.fallbacks.take(place_of(home, &self.homes)) else { return false };
         self.waiting.push((node, Some(home)));
         actions.push(PutAction::Replicate { node, hint_for: Some(home) });
         true
@@ -648,9 +649,9 @@ mod tests {
         let mut m = machine(&[7, 8]);
         m.start();
         m.on(PutEvent::Minted { node: 0, reached: Disk });
-        assert_eq!(m.on(PutEvent::ReplicaFailed { node: 1 }), [hinted(7, 1)]);
-        m.on(PutEvent::ReplicaFailed { node: 2 });
-        assert_eq!(m.on(PutEvent::ReplicaFailed { node: 7 }), [], "no third fallback");
-        assert_eq!(m.on(PutEvent::Acked { node: 8, reached: Disk }), [done(1, 1)]);
+        assert_eq!(m.on(PutEvent::ReplicaFailed { node: 1 }), [hinted(8, 1)], "the second home's own");
+        assert_eq!(m.on(PutEvent::ReplicaFailed { node: 2 }), [hinted(7, 2)]);
+        assert_eq!(m.on(PutEvent::ReplicaFailed { node: 8 }), [], "no third fallback");
+        assert_eq!(m.on(PutEvent::Acked { node: 7, reached: Disk }), [done(1, 1)]);
     }
 }

@@ -54,6 +54,32 @@ impl FromStr for Durability {
 /// A storage node as the quorum machines see it: its place in the ring's member list.
 pub type Node = u16;
 
+/// The nodes that may stand in for a key's homes, in walk order; each is taken once.
+///
+/// Each home has its own among them, by its place: so reads and writes through different gateways choose the same one
+/// for the same home, and a read that counts it finds what a write left there.
+#[derive(Debug)]
+pub(crate) struct Fallbacks(Vec<Option<Node>>);
+
+impl Fallbacks {
+    pub(crate) fn new(walk: Vec<Node>) -> Self {
+        Self(walk.into_iter().map(Some).collect())
+    }
+
+    /// The one for the home at this place, or the next one that is left.
+    pub(crate) fn take(&mut self, place: usize) -> Option<Node> {
+        let count = self.0.len();
+        let mut places = (0..count).map(|step| (place + step) % count);
+        let at = places.find(|at| self.0.get(*at).is_some_and(Option::is_some))?;
+        self.0.get_mut(at)?.take()
+    }
+}
+
+/// The place of a home among all homes.
+pub(crate) fn place_of(home: Node, homes: &[Node]) -> usize {
+    homes.iter().position(|other| *other == home).unwrap_or(0)
+}
+
 /// What is known of a call that brought no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
@@ -88,5 +114,22 @@ impl Tally {
     #[must_use]
     pub fn answered(self) -> usize {
         self.home + self.fallback
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_home_has_its_own_fallback_and_takes_the_next_where_that_is_gone() {
+        let mut fallbacks = Fallbacks::new(vec![7, 8, 9]);
+        assert_eq!(fallbacks.take(place_of(2, &[1, 2, 3])), Some(8));
+        assert_eq!(fallbacks.take(place_of(2, &[1, 2, 3])), Some(9));
+        assert_eq!(fallbacks.take(place_of(3, &[1, 2, 3])), Some(7));
+        assert_eq!(fallbacks.take(0), None);
+        assert_eq!(Fallbacks::new(Vec::new()).take(2), None);
+        let mut few = Fallbacks::new(vec![7]);
+        assert_eq!(few.take(2), Some(7));
     }
 }

@@ -51,6 +51,9 @@ pub(crate) struct Seen {
 /// is read instead.
 pub(crate) async fn get(shared: &Shared, read: &Read) -> Result<Seen, Problem> {
     let mut ring_changes = 0;
+    // Half of the time is left for the bucket.
+    let now = Instant::now();
+    let patience = now + read.deadline.saturating_duration_since(now) / 2;
     loop {
         match attempt(shared, read).await? {
             Ended::Seen(seen) => return Ok(seen),
@@ -62,7 +65,7 @@ pub(crate) async fn get(shared: &Shared, read: &Read) -> Result<Seen, Problem> {
             Ended::Short(short) => {
                 // Homes that are catching up are done in a moment.
                 let again = Instant::now() + CATCHING_UP_PAUSE;
-                if short.catching_up && again + CATCHING_UP_PAUSE < read.deadline {
+                if short.catching_up && again < patience {
                     tokio::time::sleep_until(again).await;
                     continue;
                 }

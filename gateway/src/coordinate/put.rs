@@ -430,6 +430,9 @@ impl Attempt {
             {
                 ("not relied on yet", PutEvent::Extra { node })
             }
+            Ok(Answer { reply: Reply::Acked { reached }, .. }) if *reached < self.write.durability => {
+                ("holds it, less durably than asked", PutEvent::Acked { node, reached: *reached })
+            }
             Ok(Answer { reply: Reply::Acked { reached }, .. }) => {
                 ("acknowledged", PutEvent::Acked { node, reached: *reached })
             }

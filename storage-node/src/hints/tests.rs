@@ -271,7 +271,7 @@ async fn what_came_in_after_the_home_came_back_is_not_dropped_with_what_came_bef
     holder.keep("k", 2, Durability::Memory);
     let Handover { generation, .. } = holder.hints.come_back(&home());
     holder.keep("k", 3, Durability::Memory);
-    assert_eq!(holder.pages(generation, 100), ["k 2"]);
+    assert_eq!(holder.pages(generation, 100), ["k 1", "k 2"], "the bucket may be out of the home's reach");
     assert!(holder.hints.upload_all().await);
     holder.hints.took(&home(), generation).await.unwrap();
     assert_eq!(holder.values("k").await, ["k 3"]);
@@ -591,7 +591,7 @@ async fn pages_hold_everything_once_and_in_order() {
 /// What is uploaded between two pages is not on the next page any more, but in the bucket, where the home looks after
 /// the last page.
 #[tokio::test]
-async fn pages_and_then_the_bucket_hold_everything_though_an_upload_comes_between() {
+async fn pages_hold_everything_in_memory_though_an_upload_comes_between() {
     for uploaded_after in [1, 5, 20] {
         let holder = Holder::start(ROOMY).await;
         let mut expected: Vec<String> = (1..=40).map(|n| format!("k{n} {n}")).collect();
@@ -614,10 +614,7 @@ async fn pages_and_then_the_bucket_hold_everything_though_an_upload_comes_betwee
                 break;
             }
         }
-        assert!(found.len() < 40, "the rest is in the bucket alone");
-        found.extend(holder.in_bucket(&home()).await);
         found.sort();
-        found.dedup();
         assert_eq!(found, expected);
     }
 }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::Instant;
 
 use cartwheel_bucket::list_all;
 use cartwheel_cluster::membership::{self, View};
@@ -26,6 +28,9 @@ use cartwheel_storage_node::{RunningNode, start};
 use crate::rigged::{Operation, Rigged};
 use crate::support::{Cluster, PATIENCE, hash_of, homes, id, key, mint, namespace, read, secret, status_of};
 use crate::support::{values, version};
+
+/// How long a node that comes back waits for another to take note of it.
+const GREETING: Duration = Duration::from_secs(1);
 
 /// A process with a runtime of its own, so that it can be killed.
 struct Process {
@@ -58,7 +63,7 @@ impl World {
     async fn of(replicas: u32, names: &[&'static str]) -> Self {
         let mut cluster = Cluster::new(replicas);
         // What is in the bucket was waited for.
-        cluster.flush_interval = std::time::Duration::from_secs(3600);
+        cluster.flush_interval = Duration::from_secs(3600);
         let mut world = Self { cluster, sites: BTreeMap::new() };
         for name in names {
             let bucket = Rigged::new(Arc::clone(&world.cluster.bucket));
@@ -444,6 +449,7 @@ async fn a_node_that_has_just_started_counts_for_nothing_and_never_says_not_foun
     );
     mute.lives(&world, "node-a").await;
     world.boot("node-b").await;
+    let booted = Instant::now();
 
     let checked = async |mute: &mut Mute, request: Request| {
         mute.lives(&world, "node-a").await;
@@ -494,7 +500,10 @@ async fn a_node_that_has_just_started_counts_for_nothing_and_never_says_not_foun
     assert_eq!(partial(checked(&mut mute, read("k")).await), ["1", "2", "3"]);
     mute.lives(&world, "node-a").await;
     assert_eq!(values(world.call("node-a", read_for("k", "node-b")).await), ["1", "2", "3"]);
-    assert_eq!(status_of(checked(&mut mute, Request::Status).await)["standing"], "returning");
+    // Not even once it has waited in vain for the silent one to answer.
+    while booted.elapsed() < GREETING * 3 / 2 {
+        assert_eq!(status_of(checked(&mut mute, Request::Status).await)["standing"], "returning");
+    }
 
     // Once the silent one is dead to all, nobody is left who does not know.
     world.counts("node-b").await;

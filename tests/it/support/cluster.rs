@@ -285,18 +285,9 @@ impl Cluster {
 
     /// The homes of a key, by the nodes' numbers, in the key's order.
     pub(crate) async fn homes(&self, namespace: &str, key: &str) -> Vec<usize> {
-        self.numbers(&self.locate(namespace, key).await["homes"])
-    }
-
-    /// Those who may stand in for them, in the order in which they are asked.
-    pub(crate) async fn fallbacks(&self, namespace: &str, key: &str) -> Vec<usize> {
-        self.numbers(&self.locate(namespace, key).await["fallbacks"])
-    }
-
-    /// The numbers of the nodes with these ids.
-    fn numbers(&self, ids: &Value) -> Vec<usize> {
+        let location = self.locate(namespace, key).await;
         let number = |id: &Value| self.nodes.iter().position(|n| id == n.id.as_str()).unwrap();
-        ids.as_array().unwrap().iter().map(number).collect()
+        location["homes"].as_array().unwrap().iter().map(number).collect()
     }
 
     /// Who keeps hints for whom, as the running nodes say, by the nodes' numbers.

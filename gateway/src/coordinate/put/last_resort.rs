@@ -36,13 +36,17 @@ pub(super) async fn to_bucket(shared: &Shared, write: &Write, short: Short) -> R
     homes.iter().for_each(|home| shared.trust.doubt(home));
     let until = bucket_until(write.deadline);
     match shared.last_resort.write(homes, &record, write.hash, write.w, until).await {
-        Ok(_) => Ok(Written {
-            dot,
-            n: short.n,
-            tally: short.tally,
-            reached: Durability::Bucket,
-            degraded: Some(shared.seams.clock.now_ms()),
-        }),
+        Ok(_) => {
+            // Once more: a home may have looked, and found nothing yet.
+            homes.iter().for_each(|home| shared.trust.doubt(home));
+            Ok(Written {
+                dot,
+                n: short.n,
+                tally: short.tally,
+                reached: Durability::Bucket,
+                degraded: Some(shared.seams.clock.now_ms()),
+            })
+        }
         Err(error) => Err(failed(short, &error)),
     }
 }
