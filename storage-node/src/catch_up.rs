@@ -31,6 +31,7 @@ use cartwheel_core::wire::{Reply, Request};
 use crate::copier::{Copier, PAGE_BYTES};
 use crate::disk::Disk;
 use crate::epoch::Incarnation;
+use crate::hints::Hints;
 use crate::loss::{Loss, held_object, own};
 use crate::segments::hints::hint_prefix;
 use crate::segments::records_of;
@@ -44,6 +45,8 @@ const HEARSAY: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(250);
 /// How often the bucket is looked at for hints that nobody spoke of: a gateway that reaches no node leaves some.
 const LOOK: Duration = Duration::from_secs(30);
+/// How long one object of hints may take to read.
+const GETTING: Duration = Duration::from_secs(20);
 /// How many objects of hints are looked at then.
 const LOOKED_AT: usize = 1000;
 /// How long a process that lost nothing waits for the bucket before it counts without having looked there.
@@ -62,8 +65,12 @@ pub(crate) struct CatchUp {
     pub(crate) disk: Option<Arc<dyn Disk>>,
     /// When each node was last told that this one is back.
     pub(crate) told: Mutex<BTreeMap<NodeId, Instant>>,
+    /// Hints in the bucket that this process holds, and has not let go of yet.
+    pub(crate) absorbed: Mutex<BTreeSet<String>>,
     /// Hints in the bucket that can't be read.
     pub(crate) damaged: Mutex<BTreeSet<String>>,
+    /// What this node keeps for others; here for the newest epoch that it has leased.
+    pub(crate) hints: Arc<Hints>,
     pub(crate) loss: Loss,
 }
 
@@ -73,6 +80,7 @@ struct Told {
     address: String,
     generation: u64,
     keys: u64,
+    urgent: bool,
 }
 
 /// What a round took in and is to let go of.
@@ -80,6 +88,8 @@ struct Told {
 struct Taken {
     holders: Vec<Told>,
     objects: Vec<String>,
+    /// The bucket could not be looked at.
+    without_bucket: bool,
     /// The record taken in last.
     last: Option<Bytes>,
 }
@@ -105,13 +115,13 @@ impl CatchUp {
         if self.follower.at_least(1).await.is_none() {
             return;
         }
-        let mut done = 0;
+        let (mut done, mut fulfilled) = (0, 0);
         let mut look_at = Instant::now() + LOOK;
         loop {
-            let asked = self.stand.asked();
-            if asked != done || self.stand.level() != Standing::Counting {
+            let (asked, wished) = (self.stand.asked(), self.stand.wished());
+            if asked != done || wished != fulfilled || self.stand.level() != Standing::Counting {
                 if let Some(taken) = self.round(asked, &mut progress).await {
-                    done = asked;
+                    (done, fulfilled) = (asked, wished);
                     self.let_go(asked, taken).await;
                 }
                 continue;
@@ -128,6 +138,10 @@ impl CatchUp {
                     }
                     if Instant::now() >= look_at {
                         look_at = Instant::now() + LOOK;
+                        if !self.absorbed.lock().is_empty() {
+                            // What could not be deleted when it was taken.
+                            self.stand.ask();
+                        }
                         self.look().await;
                     }
                 }
@@ -140,7 +154,10 @@ impl CatchUp {
     pub(crate) async fn listen(self: Arc<Self>) {
         let (mut seen, mut alone) = (0, false);
         loop {
-            seen = self.gossip.changed(seen).await;
+            // Looked at again after a while: what is said now may be hearsay, or come while this node catches up.
+            if let Ok(changes) = tokio::time::timeout(HEARSAY, self.gossip.changed(seen)).await {
+                seen = changes;
+            }
             let Some(view) = self.follower.view() else { continue };
             let others = self.gossip.alive().iter().filter(|node| **node != self.me.node).count();
             let was_alone = std::mem::replace(&mut alone, others == 0 && view.document.members.len() > 1);
@@ -162,9 +179,12 @@ impl CatchUp {
     /// Does the node count? `hinted`: the caller had others stand in for it, so it asks around first.
     pub(crate) async fn probe(&self, hinted: bool) -> Standing {
         if hinted && self.stand.level() == Standing::Counting {
-            let told = self.tell_all(&BTreeMap::new()).await.0;
-            if told.values().any(|told| told.keys > 0) {
+            let (told, alive, missing) = self.tell_all(&BTreeMap::new()).await;
+            // Who could not be asked may keep something, and who keeps it may have been asked by another before.
+            if told.values().any(|told| told.urgent) || missing.iter().any(|node| alive.contains(node)) {
                 self.stand.demote();
+            } else if told.values().any(|told| told.keys > 0) {
+                self.stand.ask();
             }
             self.look().await;
         }
@@ -177,10 +197,12 @@ impl CatchUp {
         let listed = in_brief(self.bucket.list(&hint_prefix(&self.me.node), None, LOOKED_AT)).await;
         match listed {
             Ok(Ok(page)) => {
-                let damaged = self.damaged.lock();
-                // A page full of damaged ones hides what comes after it.
-                if page.more || page.objects.iter().any(|object| !damaged.contains(&object.key)) {
-                    drop(damaged);
+                let unknown = {
+                    let (absorbed, damaged) = (self.absorbed.lock(), self.damaged.lock());
+                    let known = |key: &String| absorbed.contains(key) || damaged.contains(key);
+                    page.objects.iter().any(|object| !known(&object.key))
+                };
+                if unknown {
                     self.stand.demote();
                 }
             }
@@ -270,9 +292,9 @@ impl CatchUp {
         let (mut more, mut missing) = (BTreeMap::new(), Vec::new());
         for (member, answer) in others.iter().zip(join_all(calls).await) {
             match answer {
-                Ok(Reply::Handover { generation, keys, alive: others }) => {
+                Ok(Reply::Handover { generation, keys, urgent, alive: others }) => {
                     self.told.lock().insert(member.id.clone(), Instant::now());
-                    let told = Told { address: member.address.clone(), generation, keys };
+                    let told = Told { address: member.address.clone(), generation, keys, urgent };
                     more.insert(member.id.clone(), told);
                     alive.extend(others);
                 }
@@ -306,6 +328,7 @@ impl CatchUp {
                 }
                 Err(error) if progress.looked && Instant::now() >= give_up => {
                     tracing::warn!(%error, "the bucket can't be looked at for hints; counting without");
+                    taken.without_bucket = true;
                     return;
                 }
                 Err(error) => {
@@ -325,7 +348,12 @@ impl CatchUp {
             if taken.objects.contains(&object.key) {
                 continue;
             }
-            let bytes = match self.bucket.get(&object.key).await {
+            if self.absorbed.lock().contains(&object.key) {
+                taken.objects.push(object.key);
+                continue;
+            }
+            let getting = tokio::time::timeout(GETTING, self.bucket.get(&object.key));
+            let bytes = match getting.await.map_err(|_| "the bucket did not answer in time".to_owned())? {
                 Ok(bytes) => bytes,
                 Err(BucketError::NotFound { .. }) => continue,
                 Err(error) => return Err(error.to_string()),
@@ -337,6 +365,7 @@ impl CatchUp {
                         self.copier.keep(&record, Durability::Memory).await?;
                         taken.last = Some(record);
                     }
+                    self.absorbed.lock().insert(object.key.clone());
                     taken.objects.push(object.key);
                 }
                 // It stays where it is, for people; its records are at other homes and holders.
@@ -434,10 +463,18 @@ impl CatchUp {
                     tokio::time::sleep(PAUSE).await;
                 }
             }
+            if !taken.objects.is_empty() && self.is_replaced().await {
+                return tracing::warn!("another process may have this node's name; its hints are left to it");
+            }
             for object in &taken.objects {
-                if let Err(error) = self.bucket.delete(object).await {
-                    tracing::warn!(%error, %object, "can't delete hints that were taken");
+                match self.bucket.delete(object).await {
+                    Ok(()) => drop(self.absorbed.lock().remove(object)),
+                    Err(error) => tracing::warn!(%error, %object, "can't delete hints that were taken"),
                 }
+            }
+            // What holders have in the bucket alone was not seen.
+            if taken.without_bucket {
+                return;
             }
             let version = self.follower.view().map_or(0, |view| view.version());
             for holder in taken.holders.iter().filter(|holder| holder.keys > 0) {
@@ -453,6 +490,13 @@ impl CatchUp {
             () = self.asked_again(asked) => {}
             () = letting_go => {}
         }
+    }
+
+    /// Has a newer process taken this node's name, or can that not be known?
+    async fn is_replaced(&self) -> bool {
+        let newest = Incarnation::newest_lease(&self.me.node, &*self.bucket).await;
+        // Looked up after the list was made: this process may lease another epoch meanwhile.
+        newest.map_or(true, |newest| newest > self.hints.newest_epoch())
     }
 
     /// Waits until this node is asked to catch up once more.

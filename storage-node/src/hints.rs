@@ -189,6 +189,8 @@ pub(crate) struct Handover {
     pub(crate) generation: u64,
     /// How many keys there are, in memory and in the bucket.
     pub(crate) keys: u64,
+    /// Is there something among them that the home may not hold?
+    pub(crate) urgent: bool,
 }
 
 impl Hints {
@@ -287,11 +289,11 @@ impl Hints {
         }
     }
 
-    /// Keeps a record for `home`, which `holds_it` already or may not; `done` is called when it is as durable as
-    /// asked.
+    /// Keeps a record for `home`, which `holds_it` already or is believed away; `done` is called when it is as durable
+    /// as asked. `false` if the home came back in this moment, and is to be asked.
     ///
     /// # Errors
-    /// A refusal; nothing was kept and `done` is not called.
+    /// A refusal. After it, and after `false`, nothing was kept and `done` is not called.
     pub(crate) fn keep(
         &self,
         home: &NodeId,
@@ -300,15 +302,18 @@ impl Hints {
         holds_it: bool,
         durability: Durability,
         done: Done,
-    ) -> Result<(), Refusal> {
+    ) -> Result<bool, Refusal> {
         let mut state = self.state.lock();
         self.check(&mut state, durability)?;
         if !holds_it {
             let target = state.targets.entry(home.clone()).or_default();
+            if !target.away {
+                return Ok(false);
+            }
             target.urgent = Some(target.generation);
         }
         self.take_in(&mut state, home, hash, record, durability, done);
-        Ok(())
+        Ok(true)
     }
 
     /// Makes a version on behalf of `home`. `known` is what the bucket alone holds of the key for others.
@@ -451,10 +456,11 @@ impl Hints {
     pub(crate) fn come_back(&self, home: &NodeId) -> Handover {
         let mut state = self.state.lock();
         let target = state.targets.entry(home.clone()).or_default();
+        let urgent = target.is_urgent() && !target.is_empty();
         target.away = false;
         target.returns += 1;
         let generation = self.first_generation + target.generation;
-        let handover = Handover { generation, keys: target.keys() };
+        let handover = Handover { generation, keys: target.keys(), urgent };
         target.given = Some((target.generation, Instant::now()));
         target.generation += 1;
         handover
@@ -476,7 +482,11 @@ impl Hints {
             return Err(Refusal::Unable("this process was not asked to hand over yet".to_owned()));
         };
         let budget = budget.max(1);
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        // It is at it: no need to tell it again.
+        if let Some((_, at)) = state.targets.get_mut(home).and_then(|target| target.given.as_mut()) {
+            *at = Instant::now();
+        }
         let mut found: BTreeMap<RecordKey, Record> = BTreeMap::new();
         let mut bound: Option<RecordKey> = None;
         let tables = state.targets.get(home).into_iter().flat_map(|target| &target.tables);

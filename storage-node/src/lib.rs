@@ -255,7 +255,9 @@ pub async fn start(
         bucket: Arc::clone(&bucket),
         disk: disk.clone(),
         told: parking_lot::Mutex::default(),
+        absorbed: parking_lot::Mutex::default(),
         damaged: parking_lot::Mutex::default(),
+        hints: Arc::clone(&hints),
         loss,
     });
     let parts = Parts {

@@ -22,6 +22,7 @@ use cartwheel_core::hash::KeyHash;
 use cartwheel_core::names::{Key, Namespace, NodeId};
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::{Record, Value};
+use cartwheel_core::standing::Standing;
 use cartwheel_core::wire::{Call, Refusal, Reply, Request, push_to_page};
 
 use crate::catch_up::CatchUp;
@@ -235,7 +236,8 @@ impl Inner {
                 }
                 let handover = inner.hints.come_back(&home);
                 let alive = inner.gossip.alive();
-                reply.send(Reply::Handover { generation: handover.generation, keys: handover.keys, alive });
+                let crate::hints::Handover { generation, keys, urgent } = handover;
+                reply.send(Reply::Handover { generation, keys, urgent, alive });
             }
             Request::Hints { home, generation, after, bytes } => {
                 let after = after.map(|(hash, name)| RecordKey { hash, name });
@@ -253,8 +255,8 @@ impl Inner {
                 });
             }
             Request::Offer { holder, urgent } => {
-                tracing::info!(%holder, urgent, "hints are kept for this node; taking them");
                 if urgent {
+                    tracing::info!(%holder, "hints are kept for this node; catching up");
                     inner.stand.demote();
                 } else {
                     inner.stand.ask();
@@ -440,8 +442,13 @@ impl Inner {
             let wrong = format!("partition {} of {partitions}", scan.partition);
             return reply.refuse(Refusal::Malformed(wrong));
         }
-        // A node that joins relies on what it is given here; one that was away may lack what others keep for it.
-        if scan.age.is_none() && !inner.stand.votes_on(scan.partition, Instant::now()) {
+        // A node that joins, or lost its disk, relies on what it is given here; one that was away may lack what
+        // others keep for it. Two that lost their disks have only each other.
+        let counts = match scan.age {
+            None => inner.stand.votes_on(scan.partition, Instant::now()),
+            Some(_) => inner.stand.at(Instant::now()) == Standing::Counting,
+        };
+        if !counts {
             return reply.refuse(Refusal::CatchingUp);
         }
         let engine = Arc::clone(&inner.engine);

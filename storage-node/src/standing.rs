@@ -25,6 +25,8 @@ pub(crate) struct Stand {
     level: AtomicU8,
     /// How often it was asked to catch up. Locked while the level changes, so that none of them is missed.
     asked: Mutex<u64>,
+    /// How often it was asked to take, at its leisure, what it holds already.
+    wished: AtomicU64,
     /// How often it has caught up.
     rounds: AtomicU64,
     wake: Notify,
@@ -44,6 +46,7 @@ impl Stand {
         Arc::new(Self {
             level: AtomicU8::new(level as u8),
             asked: Mutex::new(1),
+            wished: AtomicU64::new(0),
             rounds: AtomicU64::new(0),
             wake: Notify::new(),
             ended: Notify::new(),
@@ -91,10 +94,15 @@ impl Stand {
         self.wake.notify_one();
     }
 
-    /// Somebody keeps what it holds already: it may take that at its leisure.
+    /// Somebody keeps what it holds already: it may take that at its leisure, once what it is at is done.
     pub(crate) fn ask(&self) {
-        *self.asked.lock() += 1;
+        self.wished.fetch_add(1, Ordering::AcqRel);
         self.wake.notify_one();
+    }
+
+    /// How often it was asked to take something at its leisure.
+    pub(crate) fn wished(&self) -> u64 {
+        self.wished.load(Ordering::Acquire)
     }
 
     /// How often it was asked to catch up so far.
@@ -164,12 +172,15 @@ impl Stand {
         let away = {
             let mut beat = self.beat.lock();
             let away = now.saturating_duration_since(*beat);
+            if away > PAUSE {
+                // Before anybody can see that it runs again.
+                self.demote();
+            }
             *beat = (*beat).max(now);
             away
         };
         if away > PAUSE {
             tracing::warn!(millis = away.as_millis(), "this process did not run for a while; catching up");
-            self.demote();
         }
     }
 
@@ -245,9 +256,9 @@ mod tests {
         assert!(stand.absorb(stand.asked()) && stand.count(stand.asked()));
         let asked = stand.asked();
         stand.ask();
-        assert_eq!(stand.level(), Standing::Counting, "it lacks nothing");
-        assert!(!stand.count(asked) && stand.absorb(stand.asked()));
-        assert_eq!((stand.level(), stand.rounds()), (Standing::Counting, 1));
+        assert_eq!((stand.level(), stand.wished()), (Standing::Counting, 1), "it lacks nothing");
+        assert!(stand.absorb(asked) && stand.count(asked), "and goes on with what it is at");
+        assert_eq!((stand.level(), stand.rounds()), (Standing::Counting, 2));
         stand.demote();
         assert_eq!(stand.level(), Standing::Returning);
     }

@@ -237,8 +237,10 @@ pub enum Reply {
     Handover {
         /// Up to which they are; what came before is not kept any more once it is taken.
         generation: u64,
-        /// How many keys are in memory.
+        /// How many keys there are.
         keys: u64,
+        /// Is there something among them that the home may not hold?
+        urgent: bool,
         /// Which members the holder believes alive.
         alive: Vec<NodeId>,
     },
@@ -365,7 +367,12 @@ mod tests {
             Reply::Status(Bytes::from_static(b"{}")),
             Reply::Gossip(Bytes::from_static(b"state")),
             Reply::Standing(Standing::Absorbing),
-            Reply::Handover { generation: 4, keys: 7, alive: vec![NodeId::new("node-c").unwrap()] },
+            Reply::Handover {
+                generation: 4,
+                keys: 7,
+                urgent: true,
+                alive: vec![NodeId::new("node-c").unwrap()],
+            },
         ];
         replies.extend(
             [

@@ -428,6 +428,8 @@ impl Attempt {
             Ok(Answer { reply: Reply::Acked { .. }, .. })
                 if self.targets.is_doubted(node, &self.shared.trust) =>
             {
+                // It holds this write, whatever else it may lack: no new reason to doubt it.
+                self.extras.push(node);
                 ("not relied on yet", PutEvent::Extra { node })
             }
             Ok(Answer { reply: Reply::Acked { reached }, .. }) if *reached < self.write.durability => {

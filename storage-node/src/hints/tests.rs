@@ -77,7 +77,13 @@ impl Holder {
     ) -> Result<oneshot::Receiver<Durability>, Refusal> {
         let (done, reached) = word();
         let hash = KeyHash::of(SEED, &record.namespace, &record.key);
-        self.hints.keep(home, hash, record, false, durability, done).map(|()| reached)
+        if let Presence::Present(seen) = self.hints.presence(home) {
+            self.hints.believe_away(home, seen);
+        }
+        self.hints.keep(home, hash, record, false, durability, done).map(|kept| {
+            assert!(kept, "it is believed away");
+            reached
+        })
     }
 
     async fn mint(&self, home: &NodeId, name: &str, request: u128) -> HintMint {
@@ -195,7 +201,7 @@ async fn a_hint_is_kept_until_it_is_taken_and_is_gone_then() {
     let held = holder.hints.held();
     assert_eq!((held.len(), &held[0].target, held[0].keys), (1, &home(), 1));
     assert_eq!(holder.hints.to_offer(), [(home(), true)]);
-    let Handover { generation, keys } = holder.hints.come_back(&home());
+    let Handover { generation, keys, .. } = holder.hints.come_back(&home());
     assert_eq!((keys, holder.pages(generation, 100)), (1, vec!["k 1".to_owned()]));
     assert_eq!(holder.hints.held().len(), 1, "it was asked for, but not taken yet");
 
@@ -235,7 +241,7 @@ async fn a_fresh_process_finds_its_hints_in_the_log_and_in_the_bucket() {
         (vec!["stored 1".to_owned()], vec!["logged 2".to_owned()])
     );
     assert_eq!(holder.hints.to_offer(), [(home(), true)], "the home may lack them");
-    let Handover { generation, keys } = holder.hints.come_back(&home());
+    let Handover { generation, keys, .. } = holder.hints.come_back(&home());
     assert_eq!(keys, 2, "a home that is told of none does not say when it has taken them");
     assert_eq!(holder.pages(generation, 100), ["logged 2"], "the home finds the other in the bucket");
 
@@ -577,7 +583,7 @@ async fn pages_hold_everything_once_and_in_order() {
     holder.keep("k7", 61, Durability::Memory);
     expected.push("k7 61".to_owned());
     expected.sort();
-    let Handover { generation, keys } = holder.hints.come_back(&home());
+    let Handover { generation, keys, .. } = holder.hints.come_back(&home());
     assert_eq!(keys, 61);
     for budget in [0, 1, 200, 1 << 20] {
         let mut found = holder.pages(generation, budget);
@@ -633,4 +639,21 @@ async fn a_home_is_away_until_it_comes_back_and_an_older_belief_does_not_count()
     assert!(!holder.hints.is_idle());
     holder.hints.come_back(&home());
     assert!(holder.hints.to_offer().is_empty() && holder.hints.is_idle());
+}
+
+/// Between the look at whether a home is away and the keeping, it may have come back.
+#[tokio::test]
+async fn nothing_is_kept_for_a_home_that_came_back_in_this_moment() {
+    let holder = Holder::start(ROOMY).await;
+    let kept = record("k", 1);
+    let hash = KeyHash::of(SEED, &kept.namespace, &kept.key);
+    let keep = |holds_it| holder.hints.keep(&home(), hash, &kept, holds_it, Durability::Memory, word().0);
+    let Presence::Present(seen) = holder.hints.presence(&home()) else { panic!("it is not away yet") };
+    holder.hints.believe_away(&home(), seen);
+    holder.hints.come_back(&home());
+    assert!(!keep(false).unwrap());
+    assert!(holder.hints.held().is_empty());
+    assert!(keep(true).unwrap(), "what it holds already may be kept all the same");
+    assert_eq!(holder.hints.come_back(&home()).keys, 1);
+    assert!(!holder.hints.come_back(&home()).urgent, "it lacks nothing");
 }

@@ -28,6 +28,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often a hint is tried again because its home came and went.
 const TRIES: usize = 4;
 
+/// What came of asking a home itself.
+enum Passed {
+    Answer(Reply),
+    /// It did not answer, though it was given the time.
+    Gone,
+    /// There was too little time.
+    Late,
+}
+
 /// A read on behalf of a home.
 #[derive(Debug)]
 pub(super) struct Question {
@@ -39,25 +48,25 @@ pub(super) struct Question {
 
 impl Inner {
     /// Asks the home itself.
-    async fn pass_on(
-        &self,
-        home: &NodeId,
-        version: u64,
-        request: Request,
-        deadline: Instant,
-    ) -> Option<Reply> {
-        let view = self.follower.view()?;
-        let address = view.document.member(home)?.address.clone();
+    async fn pass_on(&self, home: &NodeId, version: u64, request: Request, deadline: Instant) -> Passed {
+        let view = self.follower.view();
+        let Some(member) = view.as_ref().and_then(|view| view.document.member(home)) else {
+            return Passed::Gone;
+        };
         let call = Call { ring_version: version, request };
-        let until = deadline.min(Instant::now() + PATIENCE);
-        match self.peers.call(&address, &call, until).await {
-            Ok(answer) => Some(answer.reply),
-            // The connection broke: the home may have been started again a moment ago. All that is passed on can be
-            // said twice.
-            Err(CallError::Lost) if Instant::now() < until => {
-                Some(self.peers.call(&address, &call, until).await.ok()?.reply)
-            }
-            Err(_) => None,
+        let patience = Instant::now() + PATIENCE;
+        let until = deadline.min(patience);
+        let mut answer = self.peers.call(&member.address, &call, until).await;
+        // The connection broke: the home may have been started again a moment ago. All that is passed on can be
+        // said twice.
+        if matches!(answer, Err(CallError::Lost)) && Instant::now() < until {
+            answer = self.peers.call(&member.address, &call, until).await;
+        }
+        match answer {
+            Ok(answer) => Passed::Answer(answer.reply),
+            // Somebody was in a hurry: that says nothing of the home.
+            Err(CallError::Lost) if until < patience => Passed::Late,
+            Err(_) => Passed::Gone,
         }
     }
 
@@ -73,29 +82,32 @@ impl Inner {
         let record = Record::decode(bytes).map_err(|e| Refusal::Malformed(e.to_string()))?;
         for _ in 0..TRIES {
             let Presence::Present(seen) = self.hints.presence(home) else {
-                let reached = self.keep(home, &record, false, durability, ring_version).await?;
-                return Ok(Reply::Acked { reached });
+                match self.keep(home, &record, false, durability, ring_version).await? {
+                    Some(reached) => return Ok(Reply::Acked { reached }),
+                    None => continue,
+                }
             };
             let request = Request::Replicate { durability, hint_for: None, record: bytes.clone() };
             match self.pass_on(home, ring_version, request, deadline).await {
-                Some(Reply::Acked { reached }) => return Ok(Reply::Acked { reached }),
-                Some(Reply::Refused(Refusal::StaleRing)) => return Err(Refusal::StaleRing),
-                // It is there, and will be told what is kept for it.
-                Some(Reply::Refused(Refusal::Overloaded)) => {
-                    let reached = self.keep(home, &record, false, durability, ring_version).await?;
-                    return Ok(Reply::Acked { reached });
-                }
+                Passed::Answer(Reply::Acked { reached }) => return Ok(Reply::Acked { reached }),
                 // It has the record but does not count, and asks this node again before it does.
-                Some(Reply::Extra { .. }) => {
-                    let reached = self.keep(home, &record, true, durability, ring_version).await?;
-                    return Ok(Reply::Acked { reached });
+                Passed::Answer(Reply::Extra { .. }) => {
+                    if let Some(reached) = self.keep(home, &record, true, durability, ring_version).await? {
+                        return Ok(Reply::Acked { reached });
+                    }
                 }
-                _ => self.hints.believe_away(home, seen),
+                // It is there and decides for itself: to keep for it what it lacks would take its vote away, and
+                // where all have no room, all votes.
+                Passed::Answer(Reply::Refused(refusal)) => return Err(refusal),
+                Passed::Answer(_) => return Err(Refusal::Unable(format!("{home} gave no sense"))),
+                Passed::Late => return Err(Refusal::Late),
+                Passed::Gone => self.hints.believe_away(home, seen),
             }
         }
         Err(Refusal::Overloaded)
     }
 
+    /// Keeps a record; `None` if its home came back in this moment.
     async fn keep(
         &self,
         home: &NodeId,
@@ -103,14 +115,15 @@ impl Inner {
         holds_it: bool,
         durability: Durability,
         ring_version: u64,
-    ) -> Result<Durability, Refusal> {
+    ) -> Result<Option<Durability>, Refusal> {
         let hash = self.hash(&record.namespace, &record.key);
         let (sender, word) = tokio::sync::oneshot::channel();
         let done = Box::new(move |reached| {
             let _ = sender.send(reached);
         });
-        self.kept(ring_version, hash, || self.hints.keep(home, hash, record, holds_it, durability, done))?;
-        Ok(reached(word).await)
+        let keep = || self.hints.keep(home, hash, record, holds_it, durability, done);
+        let kept = self.kept(ring_version, hash, keep)?;
+        Ok(if kept { Some(reached(word).await) } else { None })
     }
 
     /// Keeps something for others, if this node still may.
@@ -149,9 +162,9 @@ impl Inner {
         if let Presence::Present(seen) = self.hints.presence(&home) {
             let durability = Durability::Memory;
             let request = Request::Replicate { durability, hint_for: None, record: bytes.clone() };
-            match self.pass_on(&home, ring_version, request, deadline).await {
-                Some(Reply::Acked { .. } | Reply::Extra { .. }) => {}
-                _ => self.hints.believe_away(&home, seen),
+            // Whatever a home that is there says: it is told what is kept for it.
+            if let Passed::Gone = self.pass_on(&home, ring_version, request, deadline).await {
+                self.hints.believe_away(&home, seen);
             }
         }
         Ok(Reply::Minted { dot, reached, repeated: if repeated { bytes } else { Bytes::new() } })
@@ -170,9 +183,9 @@ impl Inner {
             let request =
                 Request::Read { namespace: namespace.clone(), key: key.clone(), values, stands_for: None };
             match self.pass_on(&home, ring_version, request, deadline).await {
-                Some(reply @ (Reply::Found(_) | Reply::Absent)) => return Ok(reply),
-                Some(Reply::Refused(Refusal::StaleRing)) => return Err(Refusal::StaleRing),
-                Some(Reply::Partial(record)) if !record.is_empty() => {
+                Passed::Answer(reply @ (Reply::Found(_) | Reply::Absent)) => return Ok(reply),
+                Passed::Answer(Reply::Refused(Refusal::StaleRing)) => return Err(Refusal::StaleRing),
+                Passed::Answer(Reply::Partial(record)) if !record.is_empty() => {
                     known = Some(Record::decode(&record).map_err(|e| Refusal::Unable(e.to_string()))?);
                 }
                 _ => {}

@@ -59,8 +59,9 @@ impl Answer {
                 tag(&mut out, STANDING);
                 out.put_u8(*standing as u8);
             }
-            Reply::Handover { generation, keys, alive } => {
+            Reply::Handover { generation, keys, urgent, alive } => {
                 tag(&mut out, HANDOVER);
+                out.put_u8(u8::from(*urgent));
                 put_varint(&mut out, *generation);
                 put_varint(&mut out, *keys);
                 put_varint(&mut out, alive.len() as u64);
@@ -114,11 +115,12 @@ impl Answer {
                 Reply::Standing(standing.ok_or(DecodeError::Malformed("standing"))?)
             }
             HANDOVER => {
+                let urgent = read_flag(&mut r, "urgent")?;
                 let (generation, keys) = (r.varint("generation")?, r.varint("keys")?);
                 let count = r.count(1, "alive")?;
                 let alive = (0..count).map(|_| read_named_node(&mut r)).collect::<Result<_, _>>()?;
                 r.end("handover")?;
-                Reply::Handover { generation, keys, alive }
+                Reply::Handover { generation, keys, urgent, alive }
             }
             FOUND => Reply::Found(r.rest()),
             ABSENT => Reply::Absent,
