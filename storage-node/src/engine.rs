@@ -30,10 +30,10 @@ use cartwheel_core::record::{Brief, Record, Version};
 use cartwheel_core::wire::{Precondition, Refusal};
 
 use crate::index::{ClockIndex, Known};
-use crate::log::{Log, LogRefusal};
+use crate::log::Log;
 use crate::memtable::{Flushed, Memtable, RecordKey};
 use crate::segments::{SegmentError, Segments, holds_all};
-use rules::{check_precondition, is_overfull, reached_by_log};
+use rules::{check_precondition, is_overfull, log_takes, reached_by_log};
 use tables::{Incoming, Tables, whole};
 
 /// Stripes of write sequences; a power of two.
@@ -220,17 +220,7 @@ impl Engine {
         if durability == Durability::Bucket && self.bucket_fails() {
             return Err(Refusal::Unable("the bucket takes nothing at the moment".to_owned()));
         }
-        match (&self.log, durability) {
-            (None, Durability::Disk) => Err(Refusal::Unable("this node has no disk".to_owned())),
-            (None, _) => Ok(()),
-            (Some(log), _) => match log.check() {
-                Ok(()) => Ok(()),
-                Err(LogRefusal::Full) => Err(Refusal::Overloaded),
-                // Without its log the node can still keep what it is given in memory and in the bucket.
-                Err(LogRefusal::Failed(why)) if durability == Durability::Disk => Err(Refusal::Unable(why)),
-                Err(LogRefusal::Failed(_)) => Ok(()),
-            },
-        }
+        log_takes(self.log.as_deref(), durability)
     }
 
     /// Takes in a record or delta; `done` is called when it is as durable as asked.

@@ -6,6 +6,7 @@
 //! it there even if this node never comes back. For each home this node knows whether it believes it `away`. Only
 //! then new hints are kept without asking the home first; a home that says that it is back is believed.
 
+mod log_entry;
 mod stored;
 mod upload;
 
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -30,11 +31,12 @@ use cartwheel_core::record::{Brief, Record, Version};
 use cartwheel_core::wire::Refusal;
 
 use crate::disk::Disk;
-use crate::engine::rules::{check_precondition, is_overfull, reached_by_log};
+use crate::engine::rules::{check_precondition, is_overfull, log_takes, reached_by_log};
 use crate::engine::{Done, MintRequest};
 use crate::epoch::{Incarnation, LeaseError};
-use crate::log::{self, Log, LogRefusal};
+use crate::log::{self, Log};
 use crate::memtable::{Entry, Flushed, Memtable, RecordKey};
+use log_entry::log_entry;
 use stored::Stored;
 
 /// How long a home that came back may take before it is told again.
@@ -259,16 +261,7 @@ impl Hints {
         if state.unstored > self.config.unstored_bytes {
             return Err(Refusal::Overloaded);
         }
-        match (&self.log, durability) {
-            (None, Durability::Disk) => Err(Refusal::Unable("this node has no disk".to_owned())),
-            (None, _) => Ok(()),
-            (Some(log), _) => match log.check() {
-                Ok(()) => Ok(()),
-                Err(LogRefusal::Full) => Err(Refusal::Overloaded),
-                Err(LogRefusal::Failed(why)) if durability == Durability::Disk => Err(Refusal::Unable(why)),
-                Err(LogRefusal::Failed(_)) => Ok(()),
-            },
-        }
+        log_takes(self.log.as_deref(), durability)
     }
 
     /// Is `home` believed away?
@@ -661,25 +654,6 @@ fn held_in(state: &State, key: &RecordKey) -> Container<Version> {
         }
     }
     held
-}
-
-/// An entry of the hints' log: the home's name with its length before it, and the record.
-fn log_entry(home: &NodeId, record: &Bytes) -> Bytes {
-    let name = home.as_str().as_bytes();
-    let mut entry = BytesMut::with_capacity(1 + name.len() + record.len());
-    entry.put_u8(u8::try_from(name.len()).unwrap_or(u8::MAX));
-    entry.put_slice(name);
-    entry.put_slice(record);
-    entry.freeze()
-}
-
-/// Reads an entry of the hints' log.
-fn read_log_entry(entry: &Bytes) -> Option<(NodeId, Record)> {
-    let length = usize::from(*entry.first()?);
-    let home = NodeId::new(std::str::from_utf8(entry.get(1..=length)?).ok()?).ok()?;
-    // Memory of its own: a slice would keep the whole file alive.
-    let record = Bytes::copy_from_slice(entry.get(1 + length..)?);
-    Some((home, Record::decode(&record).ok()?))
 }
 
 pub(crate) use stored::{FindError, FoundHints, find};

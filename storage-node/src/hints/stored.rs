@@ -11,7 +11,7 @@ use cartwheel_core::hash::KeyHash;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::record::{Record, Version};
 
-use super::read_log_entry;
+use super::log_entry::read_log_entry;
 use crate::disk::Disk;
 use crate::log::{self, file_number};
 use crate::memtable::RecordKey;
