@@ -22,6 +22,8 @@ pub enum PutEvent {
         node: Node,
         /// How far it is there.
         reached: Durability,
+        /// May it count? A home that others stood in for is asked once more.
+        counts: bool,
     },
     /// `node` did not mint, or did not say so.
     MintFailed {
@@ -204,7 +206,7 @@ impl PutMachine {
     pub fn on(&mut self, event: PutEvent) -> Vec<PutAction> {
         let mut actions = Vec::new();
         match event {
-            PutEvent::Minted { node, reached } => self.minted(node, reached, &mut actions),
+            PutEvent::Minted { node, reached, counts } => self.minted(node, reached, counts, &mut actions),
             PutEvent::MintFailed { node, failure } => self.mint_failed(node, failure, &mut actions),
             PutEvent::Acked { node, reached } => {
                 if let Some(slot) = self.heard(node) {
@@ -290,11 +292,11 @@ impl PutMachine {
         }
     }
 
-    fn minted(&mut self, node: Node, reached: Durability, actions: &mut Vec<PutAction>) {
+    fn minted(&mut self, node: Node, reached: Durability, counts: bool, actions: &mut Vec<PutAction>) {
         let Some((slot, insist)) = self.minting.filter(|((minter, _), _)| *minter == node) else { return };
         self.minting = None;
         self.minted = true;
-        self.minted_at(slot, reached, insist, actions);
+        self.minted_at(slot, reached, insist || !counts, actions);
         self.replicate_except(slot.1.or(Some(slot.0)), actions);
         self.settle(actions);
     }
@@ -435,7 +437,10 @@ mod tests {
     fn answers_at_w_and_sends_to_all_n() {
         let mut m = machine(&[]);
         assert_eq!(m.start(), [mint(0)]);
-        assert_eq!(m.on(PutEvent::Minted { node: 0, reached: Disk }), [replicate(1), replicate(2)]);
+        assert_eq!(
+            m.on(PutEvent::Minted { node: 0, reached: Disk, counts: true }),
+            [replicate(1), replicate(2)]
+        );
         let tally = Tally { home: 2, fallback: 0 };
         let done = PutAction::Answer(PutOutcome::Done { tally, reached: Disk });
         assert_eq!(m.on(PutEvent::Acked { node: 2, reached: Disk }), [done]);
@@ -447,7 +452,7 @@ mod tests {
     fn the_minter_counts_once_it_is_as_durable_as_asked() {
         let mut m = machine(&[]);
         m.start();
-        let sent = m.on(PutEvent::Minted { node: 0, reached: Memory });
+        let sent = m.on(PutEvent::Minted { node: 0, reached: Memory, counts: true });
         assert_eq!(sent, [PutAction::Confirm { node: 0 }, replicate(1), replicate(2)]);
         assert_eq!(m.on(PutEvent::Acked { node: 1, reached: Disk }), []);
         let tally = Tally { home: 2, fallback: 0 };
@@ -456,7 +461,7 @@ mod tests {
 
         let mut m = machine(&[]);
         m.start();
-        m.on(PutEvent::Minted { node: 0, reached: Memory });
+        m.on(PutEvent::Minted { node: 0, reached: Memory, counts: true });
         m.on(PutEvent::ReplicaFailed { node: 0 });
         m.on(PutEvent::Acked { node: 1, reached: Disk });
         assert_eq!(m.on(PutEvent::Acked { node: 2, reached: Disk }), [done], "the others are enough");
@@ -477,7 +482,7 @@ mod tests {
     fn an_acknowledgement_below_the_durability_asked_does_not_count() {
         let mut m = machine(&[]);
         m.start();
-        m.on(PutEvent::Minted { node: 0, reached: Disk });
+        m.on(PutEvent::Minted { node: 0, reached: Disk, counts: true });
         assert_eq!(m.on(PutEvent::Acked { node: 1, reached: Memory }), []);
         let failed = m.on(PutEvent::ReplicaFailed { node: 2 });
         let tally = Tally { home: 1, fallback: 0 };
@@ -507,7 +512,10 @@ mod tests {
         let mut m = machine(&[7, 8]);
         m.start();
         assert_eq!(m.on(PutEvent::MintFailed { node: 0, failure: Failure::NotApplied }), [mint(1)]);
-        assert_eq!(m.on(PutEvent::Minted { node: 1, reached: Disk }), [hinted(7, 0), replicate(2)]);
+        assert_eq!(
+            m.on(PutEvent::Minted { node: 1, reached: Disk, counts: true }),
+            [hinted(7, 0), replicate(2)]
+        );
         assert_eq!(m.on(PutEvent::ReplicaFailed { node: 2 }), [hinted(8, 2)]);
         let tally = Tally { home: 1, fallback: 1 };
         let done = PutAction::Answer(PutOutcome::Done { tally, reached: Disk });
@@ -519,7 +527,7 @@ mod tests {
         let mut m = machine(&[]);
         m.start();
         m.on(PutEvent::MintFailed { node: 0, failure: Failure::NotApplied });
-        let sent = m.on(PutEvent::Minted { node: 1, reached: Disk });
+        let sent = m.on(PutEvent::Minted { node: 1, reached: Disk, counts: true });
         assert_eq!(sent, [replicate(0), replicate(2)]);
         m.on(PutEvent::ReplicaFailed { node: 2 });
         let tally = Tally { home: 2, fallback: 0 };
@@ -536,7 +544,7 @@ mod tests {
             last = m.on(PutEvent::MintFailed { node, failure: Failure::NotApplied });
         }
         assert_eq!(last, [PutAction::Mint { node: 7, hint_for: Some(0), insist: false }]);
-        let actions = m.on(PutEvent::Minted { node: 7, reached: Disk });
+        let actions = m.on(PutEvent::Minted { node: 7, reached: Disk, counts: true });
         assert_eq!(actions, [PutAction::Replicate { node: 8, hint_for: Some(1) }, replicate(2)]);
     }
 
@@ -544,7 +552,7 @@ mod tests {
     fn during_a_ring_change_both_rings_must_hold_the_write() {
         let mut m = machine(&[]).with_next_homes(vec![1, 5, 6]);
         m.start();
-        let sent = m.on(PutEvent::Minted { node: 0, reached: Disk });
+        let sent = m.on(PutEvent::Minted { node: 0, reached: Disk, counts: true });
         assert_eq!(sent, [replicate(1), replicate(2), replicate(5), replicate(6)]);
         assert_eq!(m.on(PutEvent::Acked { node: 2, reached: Disk }), [], "only the old ring holds it");
         assert_eq!(m.on(PutEvent::Acked { node: 5, reached: Disk }), []);
@@ -579,11 +587,11 @@ mod tests {
     fn late_and_doubled_events_change_nothing() {
         let mut m = machine(&[]);
         m.start();
-        m.on(PutEvent::Minted { node: 0, reached: Disk });
+        m.on(PutEvent::Minted { node: 0, reached: Disk, counts: true });
         m.on(PutEvent::Acked { node: 1, reached: Disk });
         for event in [
             PutEvent::Acked { node: 1, reached: Disk },
-            PutEvent::Minted { node: 0, reached: Disk },
+            PutEvent::Minted { node: 0, reached: Disk, counts: true },
             PutEvent::MintFailed { node: 0, failure: Failure::Unknown },
             PutEvent::Deadline,
         ] {
@@ -597,7 +605,7 @@ mod tests {
         m.start();
         let declined = |node| PutEvent::MintFailed { node, failure: Failure::Declined };
         assert_eq!(m.on(declined(0)), [mint(1)]);
-        let sent = m.on(PutEvent::Minted { node: 1, reached: Disk });
+        let sent = m.on(PutEvent::Minted { node: 1, reached: Disk, counts: true });
         assert_eq!(sent, [replicate(0), replicate(2)], "it can take the version all the same");
 
         let mut m = machine(&[7]);
@@ -606,15 +614,26 @@ mod tests {
         m.on(PutEvent::MintFailed { node: 1, failure: Failure::NotApplied });
         let insisted = m.on(PutEvent::MintFailed { node: 2, failure: Failure::NotApplied });
         assert_eq!(insisted, [PutAction::Mint { node: 0, hint_for: None, insist: true }]);
-        let sent = m.on(PutEvent::Minted { node: 0, reached: Disk });
+        let sent = m.on(PutEvent::Minted { node: 0, reached: Disk, counts: true });
         assert_eq!(sent, [PutAction::Confirm { node: 0 }, hinted(7, 1), replicate(2)], "it may not count");
+    }
+
+    #[test]
+    fn a_minter_that_others_stood_in_for_is_asked_whether_it_counts() {
+        let mut m = machine(&[7]);
+        m.start();
+        let sent = m.on(PutEvent::Minted { node: 0, reached: Disk, counts: false });
+        assert_eq!(sent, [PutAction::Confirm { node: 0 }, replicate(1), replicate(2)]);
+        assert_eq!(m.on(PutEvent::Extra { node: 0 }), [hinted(7, 0)]);
+        assert_eq!(m.on(PutEvent::Acked { node: 1, reached: Disk }), []);
+        assert_eq!(m.on(PutEvent::Acked { node: 7, reached: Disk }), [done(1, 1)]);
     }
 
     #[test]
     fn a_home_that_does_not_count_yet_is_an_extra_and_a_fallback_stands_in() {
         let mut m = machine(&[7]);
         m.start();
-        m.on(PutEvent::Minted { node: 0, reached: Disk });
+        m.on(PutEvent::Minted { node: 0, reached: Disk, counts: true });
         assert_eq!(m.on(PutEvent::Extra { node: 1 }), [hinted(7, 1)]);
         assert_eq!(m.on(PutEvent::Extra { node: 2 }), [PutAction::AskAgain { node: 2 }], "nobody is left");
         assert_eq!(m.on(PutEvent::Acked { node: 7, reached: Disk }), [done(1, 1)]);
@@ -626,7 +645,7 @@ mod tests {
     fn a_home_without_room_is_not_replaced_beyond_the_budget() {
         let mut m = machine(&[7]);
         m.start();
-        m.on(PutEvent::Minted { node: 0, reached: Disk });
+        m.on(PutEvent::Minted { node: 0, reached: Disk, counts: true });
         assert_eq!(m.on(PutEvent::NoRoom { node: 1 }), []);
         assert_eq!(m.on(PutEvent::Acked { node: 2, reached: Disk }), [done(2, 0)]);
     }
@@ -636,7 +655,7 @@ mod tests {
     fn a_home_and_its_stand_in_count_once() {
         let mut m = machine(&[7, 8]);
         m.start();
-        m.on(PutEvent::Minted { node: 0, reached: Memory });
+        m.on(PutEvent::Minted { node: 0, reached: Memory, counts: true });
         assert_eq!(m.on(PutEvent::Slow), [hinted(7, 0), hinted(8, 1)]);
         assert_eq!(m.on(PutEvent::Slow), [], "once is enough");
         assert_eq!(m.on(PutEvent::Acked { node: 7, reached: Disk }), []);
@@ -648,7 +667,7 @@ mod tests {
     fn a_fallback_that_fails_is_replaced_by_the_next() {
         let mut m = machine(&[7, 8]);
         m.start();
-        m.on(PutEvent::Minted { node: 0, reached: Disk });
+        m.on(PutEvent::Minted { node: 0, reached: Disk, counts: true });
         assert_eq!(m.on(PutEvent::ReplicaFailed { node: 1 }), [hinted(8, 1)], "the second home's own");
         assert_eq!(m.on(PutEvent::ReplicaFailed { node: 2 }), [hinted(7, 2)]);
         assert_eq!(m.on(PutEvent::ReplicaFailed { node: 8 }), [], "no third fallback");

@@ -390,7 +390,8 @@ impl Attempt {
                 self.minting = None;
                 let delta = if repeated.is_empty() { self.encode_delta(&dot) } else { repeated };
                 self.minted = Some(Minted { dot, delta, reached });
-                Next::Event(PutEvent::Minted { node, reached })
+                let counts = !self.targets.is_doubted(node, &self.shared.trust);
+                Next::Event(PutEvent::Minted { node, reached, counts })
             }
             Reply::Refused(Refusal::Precondition(clock)) => {
                 Next::Ended(Ended::Answer(Err(Unwritten::Precondition(clock, applied))))

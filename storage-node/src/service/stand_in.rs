@@ -177,12 +177,30 @@ impl Inner {
         ring_version: u64,
         deadline: Instant,
     ) -> Result<Reply, Refusal> {
+        for _ in 0..TRIES {
+            let before = self.hints.presence(&question.home);
+            let answer = self.read_once(&question, before, ring_version, deadline).await?;
+            // Otherwise it came back meanwhile, and took what was looked for here.
+            if self.hints.presence(&question.home) == before {
+                return Ok(answer);
+            }
+        }
+        Err(Refusal::Overloaded)
+    }
+
+    async fn read_once(
+        &self,
+        question: &Question,
+        presence: Presence,
+        ring_version: u64,
+        deadline: Instant,
+    ) -> Result<Reply, Refusal> {
         let Question { home, namespace, key, values } = question;
         let mut known = None;
-        if self.hints.presence(&home) != Presence::Away {
-            let request =
-                Request::Read { namespace: namespace.clone(), key: key.clone(), values, stands_for: None };
-            match self.pass_on(&home, ring_version, request, deadline).await {
+        if presence != Presence::Away {
+            let (namespace, key) = (namespace.clone(), key.clone());
+            let request = Request::Read { namespace, key, values: *values, stands_for: None };
+            match self.pass_on(home, ring_version, request, deadline).await {
                 Passed::Answer(reply @ (Reply::Found(_) | Reply::Absent)) => return Ok(reply),
                 Passed::Answer(Reply::Refused(Refusal::StaleRing)) => return Err(Refusal::StaleRing),
                 Passed::Answer(Reply::Partial(record)) if !record.is_empty() => {
@@ -191,14 +209,14 @@ impl Inner {
                 _ => {}
             }
         }
-        let at = RecordKey::new(self.hash(&namespace, &key), &namespace, &key);
+        let at = RecordKey::new(self.hash(namespace, key), namespace, key);
         let mut kept = self.hints.read(&at).await.map_err(Refusal::Unable)?;
         if let Some(known) = known {
             kept.sync(known.container);
         }
         Ok(match at.record(kept) {
             None => Reply::Absent,
-            Some(record) if values => Reply::Found(record.encode()),
+            Some(record) if *values => Reply::Found(record.encode()),
             Some(record) => Reply::Found(record.without_values().encode()),
         })
     }
