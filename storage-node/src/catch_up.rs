@@ -229,7 +229,9 @@ impl CatchUp {
                 }
             }
         }
-        self.take_from_bucket(&mut taken, progress).await;
+        // Who could not be told may be gone, and have left hints in the bucket alone.
+        let all_told = taken.holders.len() + 1 >= view.document.members.len();
+        self.take_from_bucket(&mut taken, progress, all_told).await;
         // What was never on the disk was promised to nobody; it can come back later.
         if let Loss::Some { disk: true, .. } = self.loss {
             self.replace_lost(progress).await;
@@ -315,9 +317,9 @@ impl CatchUp {
         self.copier.pull_pages(&holder.address, version, page).await
     }
 
-    /// Takes what lies in the bucket, trying until it answers; but a process that has looked before, and lost
-    /// nothing, does not stop counting for a bucket that is out of reach.
-    async fn take_from_bucket(&self, taken: &mut Taken, progress: &mut Progress) {
+    /// Takes what lies in the bucket, trying until it answers; but a process that has looked before, lost nothing,
+    /// and took what every other member has in memory does not stop counting for a bucket that is out of reach.
+    async fn take_from_bucket(&self, taken: &mut Taken, progress: &mut Progress, all_told: bool) {
         let give_up = Instant::now() + BUCKET_PATIENCE;
         loop {
             let taking = self.take_objects(taken, progress.looked);
@@ -326,7 +328,7 @@ impl CatchUp {
                     progress.looked = true;
                     return;
                 }
-                Err(error) if progress.looked && Instant::now() >= give_up => {
+                Err(error) if all_told && progress.looked && Instant::now() >= give_up => {
                     tracing::warn!(%error, "the bucket can't be looked at for hints; counting without");
                     taken.without_bucket = true;
                     return;
