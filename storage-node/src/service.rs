@@ -176,7 +176,7 @@ impl Inner {
             Request::Read { namespace, key, values, stands_for: Some(home) } => {
                 let question = stand_in::Question { home, namespace, key, values };
                 let (inner, answering) = (Arc::clone(inner), Arc::clone(inner));
-                Self::in_place(&inner, deadline, reply, async move {
+                Self::within(&inner.standing_in, deadline, reply, async move {
                     answering.read_for(question, ring_version, deadline).await
                 });
             }
@@ -200,7 +200,7 @@ impl Inner {
                     None => Self::mint(inner, request, ring_version, insist, deadline, reply),
                     Some(home) => {
                         let (inner, minting) = (Arc::clone(inner), Arc::clone(inner));
-                        Self::in_place(&inner, deadline, reply, async move {
+                        Self::within(&inner.standing_in, deadline, reply, async move {
                             minting.mint_for(home, request, ring_version, deadline).await
                         });
                     }
@@ -225,7 +225,7 @@ impl Inner {
             },
             Request::Probe { hinted } => {
                 let catch_up = Arc::clone(&inner.catch_up);
-                Self::slowly(inner, deadline, reply, async move {
+                Self::within(&inner.slow, deadline, reply, async move {
                     Ok(Reply::Standing(catch_up.probe(hinted).await))
                 });
             }
@@ -250,7 +250,7 @@ impl Inner {
             Request::TookHints { home, generation } => {
                 let inner = Arc::clone(inner);
                 let letting_go = Arc::clone(&inner);
-                Self::slowly(&inner, deadline, reply, async move {
+                Self::within(&inner.slow, deadline, reply, async move {
                     letting_go.let_go_of_hints(&home, generation).await
                 });
             }
@@ -270,26 +270,8 @@ impl Inner {
         KeyHash::of(self.hash_seed, namespace, key)
     }
 
-    /// Runs work that may need the bucket, if there is room for more of it.
-    fn slowly(
-        inner: &Arc<Self>,
-        deadline: Instant,
-        reply: Replying,
-        work: impl Future<Output = Result<Reply, Refusal>> + Send + 'static,
-    ) {
-        Self::within(&inner.slow, deadline, reply, work);
-    }
-
-    /// Runs work in place of a home, if there is room for more of it.
-    fn in_place(
-        inner: &Arc<Self>,
-        deadline: Instant,
-        reply: Replying,
-        work: impl Future<Output = Result<Reply, Refusal>> + Send + 'static,
-    ) {
-        Self::within(&inner.standing_in, deadline, reply, work);
-    }
-
+    /// Runs work that may take a while, if there is room for more of it: `slow` for what may need the bucket,
+    /// `standing_in` for what is done in place of a home.
     fn within(
         room: &Arc<Semaphore>,
         deadline: Instant,
@@ -334,7 +316,7 @@ impl Inner {
             return reply.send(found_reply(found, values, votes));
         }
         let reading = Arc::clone(inner);
-        Self::slowly(inner, deadline, reply, async move {
+        Self::within(&inner.slow, deadline, reply, async move {
             let found = reading.engine.read(&key).await.map_err(|e| Refusal::Unable(e.to_string()))?;
             // And still afterwards: it may have been stopped for long in between.
             let votes = votes && reading.stand.votes_on(partition, Instant::now());
@@ -369,7 +351,7 @@ impl Inner {
             Ok(Mint::Repeated(_) | Mint::Unknown) => {
                 let Some(reply) = reply.take() else { return };
                 let minting = mint_slowly(Arc::clone(inner), request, ring_version);
-                Self::slowly(inner, deadline, reply, minting);
+                Self::within(&inner.slow, deadline, reply, minting);
             }
             Err(refusal) => reply.send(Reply::Refused(refusal)),
         }
@@ -395,7 +377,7 @@ impl Inner {
         let bytes = Bytes::copy_from_slice(bytes);
         if let Some(home) = hint_for {
             let keeping = Arc::clone(inner);
-            return Self::in_place(inner, deadline, reply, async move {
+            return Self::within(&inner.standing_in, deadline, reply, async move {
                 keeping.keep_for(&home, &bytes, durability, ring_version, deadline).await
             });
         }
@@ -452,7 +434,7 @@ impl Inner {
             return reply.refuse(Refusal::CatchingUp);
         }
         let engine = Arc::clone(&inner.engine);
-        Self::slowly(inner, deadline, reply, async move {
+        Self::within(&inner.slow, deadline, reply, async move {
             let (first, last) = KeyHash::partition_range(scan.partition, partitions);
             let after = scan.after.map(|(hash, name)| RecordKey { hash, name });
             let budget = usize::try_from(scan.bytes).unwrap_or(MAX_PAGE_BYTES).min(MAX_PAGE_BYTES);
