@@ -345,6 +345,7 @@ mod tests {
             let version = Version {
                 value: value.map_or(Value::Deleted, |v| Value::Present(Bytes::from_static(v.as_bytes()))),
                 written_ms: 1_700_000_000_000,
+                expires_ms: 0,
                 request: at as u128,
                 context: Clock::new(),
                 content_type: Bytes::from_static(b"text/plain"),

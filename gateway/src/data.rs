@@ -224,7 +224,15 @@ fn version(
         Some(name) => request_id(namespace, key, &identity(name, &value)),
         None => shared.seams.random.next_u128(),
     };
-    Version { value, written_ms: shared.seams.clock.now_ms(), request, context, content_type, meta }
+    Version {
+        value,
+        written_ms: shared.seams.clock.now_ms(),
+        expires_ms: 0,
+        request,
+        context,
+        content_type,
+        meta,
+    }
 }
 
 /// What makes a named write the same write: its name, and what it writes. Another value under the same name is

@@ -24,9 +24,10 @@ use cartwheel_core::clock::{Actor, Dot};
 use cartwheel_core::codec::DecodeError;
 use cartwheel_core::container::Container;
 use cartwheel_core::hash::KeyHash;
+use cartwheel_core::manifest::SegmentEntry;
 use cartwheel_core::names::{Key, Namespace};
 use cartwheel_core::quorum::Durability;
-use cartwheel_core::record::{Brief, Record, Version};
+use cartwheel_core::record::{Brief, Record, Version, request_tag};
 use cartwheel_core::wire::{Precondition, Refusal};
 
 use crate::index::{ClockIndex, Known};
@@ -36,6 +37,8 @@ use crate::segments::{SegmentError, Segments, holds_all};
 use rules::{check_precondition, is_overfull, log_takes, reached_by_log};
 use tables::{Incoming, Tables, whole};
 
+/// Keys that go into the index at once while it loads.
+const INDEXED_AT_ONCE: usize = 256;
 /// Stripes of write sequences; a power of two.
 const STRIPES: usize = 4096;
 /// Unflushed bytes at which writes are refused, as a multiple of the flush size.
@@ -256,7 +259,8 @@ impl Engine {
         let mut tables = self.tables.write();
         self.check_write(request.durability, &tables)?;
         let Known::All(known) = tables.index.get(request.hash) else { return Ok(Mint::Unknown) };
-        let same = known.siblings().iter().find(|s| s.version.request == request.version.request);
+        let tag = request_tag(request.version.request);
+        let same = known.siblings().iter().find(|s| s.version.request == tag);
         let remembered = tables.requests.get(&(request.hash, request.version.request));
         if let Some(dot) = same.map(|s| &s.dot).or(remembered) {
             return Ok(Mint::Repeated(dot.clone()));
@@ -484,8 +488,9 @@ impl Engine {
     }
 
     /// Makes a flushed memtable's segment visible, lets go of the memtable, and tells who waited.
-    pub(crate) fn publish(&self, table: &Memtable, object: String, bytes: u64, known: (u64, u64)) {
-        self.segments.push(object, bytes, Some(known), Some(Instant::now()));
+    pub(crate) fn publish(&self, table: &Memtable, entry: SegmentEntry) {
+        let (object, bytes) = (entry.object.clone(), entry.bytes);
+        self.segments.push(self.segments.open(object, bytes, Some(entry), Some(Instant::now())));
         for (key, _) in table.iter() {
             self.sequence(key.hash).fetch_add(1, Ordering::AcqRel);
         }
@@ -531,11 +536,16 @@ impl Engine {
         segments: &[Arc<crate::segments::Segment>],
     ) -> Result<(), SegmentError> {
         for segment in segments {
-            let clocks = self.segments.clocks(segment).await?;
-            for chunk in clocks.chunks(256) {
+            let mut clocks = segment.clocks(self.segments.bucket()).await?;
+            loop {
+                let chunk: Vec<_> =
+                    clocks.by_ref().take(INDEXED_AT_ONCE).collect::<Result<_, _>>().map_err(damaged)?;
+                if chunk.is_empty() {
+                    break;
+                }
                 let mut tables = self.tables.write();
                 for (hash, brief) in chunk {
-                    tables.index.join(*hash, brief.clone(), false);
+                    tables.index.join(hash, brief, false);
                 }
             }
         }

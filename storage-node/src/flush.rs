@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use cartwheel_bucket::SharedBucket;
 use cartwheel_cluster::seams::Seams;
+use cartwheel_core::manifest::SegmentEntry;
 use cartwheel_core::record::{Brief, Record};
 use cartwheel_core::segment::{BuiltSegment, SegmentBuilder};
 
@@ -93,7 +94,7 @@ impl Flusher {
         self.engine.set_bucket_fails(false);
         let size = built.bytes.len() as u64;
         tracing::debug!(%object, records = built.records, bytes = size, "flushed");
-        self.engine.publish(table, object, size, (built.tail_offset, built.records));
+        self.engine.publish(table, SegmentEntry::of(object, &built));
         self.forget_logs(table.log_number).await;
         true
     }

@@ -114,7 +114,7 @@ mod tests {
 
     fn brief(n: u64) -> Container<Brief> {
         let dot = Dot { actor: Actor::parse("a.1").unwrap(), n };
-        Container::delta(&Clock::new(), dot, Brief { deleted: false, request: 0, size: 0 })
+        Container::delta(&Clock::new(), dot, Brief { deleted: false, expires_ms: 0, request: 0, size: 0 })
     }
 
     #[test]

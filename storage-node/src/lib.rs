@@ -406,7 +406,8 @@ async fn recover(
     };
     let engine = Engine::new(engine_config, actor, hash_seed, Arc::clone(&bucket), log.clone(), log_number);
     for (object, bytes, known, born) in segments.segments {
-        engine.segments.push(object, bytes, known, born);
+        let segment = engine.segments.open(object, bytes, known, born);
+        engine.segments.push(segment);
     }
     let replayed = found.records.len();
     for (record, bytes) in found.records {

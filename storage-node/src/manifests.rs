@@ -2,7 +2,7 @@
 
 use cartwheel_bucket::{Bucket, BucketError, Created};
 use cartwheel_cluster::seams::Seams;
-use cartwheel_core::manifest::{MANIFEST_FORMAT, Manifest, SegmentEntry};
+use cartwheel_core::manifest::{Manifest, SegmentEntry};
 use cartwheel_core::names::NodeId;
 use cartwheel_segments::manifests::ManifestReadError;
 
@@ -47,15 +47,11 @@ pub async fn commit(
     let mut segments = segments.to_vec();
     let mut version = known + 1;
     loop {
+        let put_id = format!("{}-{:016x}", me.nonce, seams.random.next_u64());
+        let now_ms = seams.clock.now_ms();
         let manifest = Manifest {
-            format: MANIFEST_FORMAT,
-            version,
-            node: me.node.clone(),
-            epoch: me.epoch,
-            put_id: format!("{}-{:016x}", me.nonce, seams.random.next_u64()),
-            written_ms: seams.clock.now_ms(),
             segments: segments.clone(),
-            checksum: String::new(),
+            ..Manifest::new(me.node.clone(), version, me.epoch, put_id, now_ms)
         };
         let object = Manifest::object_name(&me.node, version);
         if bucket.create(&object, manifest.to_json().into()).await? == Created::New {
@@ -95,6 +91,7 @@ async fn forget(bucket: &dyn Bucket, node: &NodeId, version: u64) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use cartwheel_bucket::{MemoryBucket, list_all};
+    use cartwheel_core::hash::KeyHash;
 
     use super::*;
 
@@ -103,7 +100,18 @@ mod tests {
     }
 
     fn segment(name: &str) -> SegmentEntry {
-        SegmentEntry { object: name.to_owned(), bytes: 1, tail_offset: 0, records: 1 }
+        let (first, last) = (KeyHash(0), KeyHash(u128::MAX));
+        let object = name.to_owned();
+        SegmentEntry {
+            run: object.clone(),
+            object,
+            bytes: 1,
+            tail_offset: 0,
+            records: 1,
+            first,
+            last,
+            born_ms: 0,
+        }
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use cartwheel_bucket::{SharedBucket, list_all};
+use cartwheel_core::manifest::SegmentEntry;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::record::Record;
 
@@ -18,7 +19,7 @@ use crate::manifests::{self, ManifestsError};
 
 /// A segment of an earlier process: its object, its size, where its tail is and how many records it has if the
 /// manifest told, and when it was put if that is known.
-type FoundSegment = (String, u64, Option<(u64, u64)>, Option<Instant>);
+type FoundSegment = (String, u64, Option<SegmentEntry>, Option<Instant>);
 
 /// What earlier processes of a node left in the bucket.
 #[derive(Debug, Default)]
@@ -47,10 +48,9 @@ pub(crate) async fn find_segments(
     let objects = list_all(&**bucket, &format!("nodes/{node}/f/")).await?;
     let mut named = BTreeSet::new();
     for segment in manifest.iter().flat_map(|m| &m.segments) {
-        let known = (segment.tail_offset, segment.records);
         let listed = objects.binary_search_by(|object| object.key.cmp(&segment.object)).ok();
         let born = listed.and_then(|at| born(objects[at].modified_ms));
-        found.segments.push((segment.object.clone(), segment.bytes, Some(known), born));
+        found.segments.push((segment.object.clone(), segment.bytes, Some(segment.clone()), born));
         named.insert(segment.object.clone());
     }
     // A flush is durable once its PUT returned; the manifest may not have heard of it.

@@ -55,6 +55,7 @@ pub(crate) fn version(request: u128, context: &Clock, value: &[u8]) -> Version {
     Version {
         value: Value::Present(Bytes::copy_from_slice(value)),
         written_ms: 1,
+        expires_ms: 0,
         request,
         context: context.clone(),
         content_type: Bytes::new(),

@@ -14,6 +14,7 @@ pub mod gossip;
 pub mod hash;
 pub mod header;
 pub mod manifest;
+pub mod merkle;
 pub mod names;
 pub mod put;
 pub mod quorum;

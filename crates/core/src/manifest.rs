@@ -1,10 +1,15 @@
 //! The manifest: which segments a storage node holds. An index for people and for a fast start; a flush is
 //! durable when its own PUT returned, so what no manifest names yet is found by listing.
+//!
+//! An object of the node is in one of three states: *named* (it is read), *dropped* (its content is in others; it
+//! waits to be deleted, and is never read or taken up again), or in no manifest (it was flushed lately, or by a
+//! process that was thought dead: it is taken up).
 
 use serde::{Deserialize, Serialize};
 
-use crate::hash::checksum;
+use crate::hash::{KeyHash, checksum};
 use crate::names::NodeId;
+use crate::segment::BuiltSegment;
 
 /// The format written.
 pub const MANIFEST_FORMAT: u32 = 1;
@@ -27,6 +32,10 @@ pub struct Manifest {
     pub written_ms: u64,
     /// The segments, oldest first.
     pub segments: Vec<SegmentEntry>,
+    /// Segments of deletions that every home has forgotten otherwise: looked at before a key is believed new.
+    pub graves: Vec<SegmentEntry>,
+    /// Objects that are needed no longer and wait to be deleted.
+    pub dropped: Vec<Dropped>,
     /// Checksum of the document with this field empty, 16 hex digits.
     pub checksum: String,
 }
@@ -43,6 +52,46 @@ pub struct SegmentEntry {
     pub tail_offset: u64,
     /// How many records it holds.
     pub records: u64,
+    /// The hash of its first record.
+    pub first: KeyHash,
+    /// The hash of its last record.
+    pub last: KeyHash,
+    /// The run that it is part of: segments of one run have no hash in common. A run is named by the first of the
+    /// numbers that its process gave it, with the process's label.
+    pub run: String,
+    /// When the newest of its records was put into the bucket, milliseconds since 1970 by the store's clock; 0 if
+    /// that is when the object was.
+    pub born_ms: u64,
+}
+
+/// An object that waits to be deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dropped {
+    /// The object's name.
+    pub object: String,
+    /// Its size, bytes.
+    pub bytes: u64,
+    /// When the manifest that dropped it was put, milliseconds since 1970 by the store's clock; `None` until a later
+    /// manifest knows.
+    pub since_ms: Option<u64>,
+}
+
+impl SegmentEntry {
+    /// A segment that was just built, to be put as `object`: a run of its own.
+    #[must_use]
+    pub fn of(object: String, built: &BuiltSegment) -> Self {
+        Self {
+            bytes: built.bytes.len() as u64,
+            tail_offset: built.tail_offset,
+            records: built.records,
+            first: built.first,
+            last: built.last,
+            run: object.clone(),
+            object,
+            born_ms: 0,
+        }
+    }
 }
 
 /// Why a manifest could not be read.
@@ -60,6 +109,23 @@ pub enum ManifestError {
 }
 
 impl Manifest {
+    /// A manifest that names nothing yet.
+    #[must_use]
+    pub fn new(node: NodeId, version: u64, epoch: u32, put_id: String, written_ms: u64) -> Self {
+        Self {
+            format: MANIFEST_FORMAT,
+            version,
+            node,
+            epoch,
+            put_id,
+            written_ms,
+            segments: Vec::new(),
+            graves: Vec::new(),
+            dropped: Vec::new(),
+            checksum: String::new(),
+        }
+    }
+
     /// The object that holds `version` of `node`'s manifest.
     #[must_use]
     pub fn object_name(node: &NodeId, version: u64) -> String {
@@ -116,20 +182,24 @@ mod tests {
     use super::*;
 
     fn manifest() -> Manifest {
+        let node = NodeId::new("node-a").unwrap();
         Manifest {
-            format: MANIFEST_FORMAT,
-            version: 3,
-            node: NodeId::new("node-a").unwrap(),
-            epoch: 2,
-            put_id: "cafe".into(),
-            written_ms: 1_700_000_000_000,
             segments: vec![SegmentEntry {
                 object: "nodes/node-a/f/0000000002-cafe/0000000001.seg".into(),
                 bytes: 1000,
                 tail_offset: 900,
                 records: 3,
+                first: KeyHash(1),
+                last: KeyHash(u128::MAX),
+                run: "0000000002-cafe/0000000001".into(),
+                born_ms: 0,
             }],
-            checksum: String::new(),
+            dropped: vec![Dropped {
+                object: "nodes/node-a/f/0000000001-beef/0000000007.seg".into(),
+                bytes: 10,
+                since_ms: Some(1_699_999_999_000),
+            }],
+            ..Manifest::new(node, 3, 2, "cafe".into(), 1_700_000_000_000)
         }
     }
 

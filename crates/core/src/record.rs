@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! u8 version | bytes namespace | bytes key | actor table | clock seen | varint siblings
-//!   per sibling: varint actor | varint n | u8 kind | varint written_ms | u128 request | clock context
+//!   per sibling: varint actor | varint n | u8 kind | varint written_ms | varint expires_ms (0: never)
+//!                u128 request | clock context
 //!                bytes content_type | varint pairs, (bytes name, bytes value)… | bytes value (or varint size)
 //! u64 checksum of all before it
 //! ```
@@ -14,7 +15,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::clock::{Actor, Clock, Dot, decode_actors, encode_actors};
 use crate::codec::{DecodeError, Reader, put_bytes, put_varint};
 use crate::container::{Container, Sibling};
-use crate::hash::checksum;
+use crate::hash::{KeyHash, checksum};
 use crate::names::{Key, Namespace};
 
 /// The version written.
@@ -63,6 +64,9 @@ pub struct Version {
     pub value: Value,
     /// Wall clock of the coordinating gateway, milliseconds since 1970. For people; decides nothing.
     pub written_ms: u64,
+    /// When it ends by itself, milliseconds since 1970, as its gateway fixed it; 0 if never. From then on it is
+    /// what a deletion is.
+    pub expires_ms: u64,
     /// The write's request id: a repeated write with the same id is the same write.
     pub request: u128,
     /// What the writer had seen: the provenance of this version.
@@ -83,6 +87,20 @@ impl Version {
         };
         Self { value, ..self.clone() }
     }
+
+    /// The same version as it is at `now_ms`: a deletion once it has expired.
+    #[must_use]
+    pub fn as_of(self, now_ms: u64) -> Self {
+        let expired = self.expires_ms != 0 && self.expires_ms <= now_ms;
+        if expired { Self { value: Value::Deleted, ..self } } else { self }
+    }
+}
+
+/// The part of a request id that tells repeated writes of one key apart.
+#[must_use]
+pub fn request_tag(request: u128) -> u64 {
+    let (high, low) = KeyHash(request).halves();
+    high ^ low
 }
 
 /// What the clock index keeps of a version.
@@ -90,15 +108,30 @@ impl Version {
 pub struct Brief {
     /// Is it a deletion?
     pub deleted: bool,
-    /// Its request id.
-    pub request: u128,
+    /// When it ends by itself, milliseconds since 1970; 0 if never.
+    pub expires_ms: u64,
+    /// The [`request_tag`] of its request id.
+    pub request: u64,
     /// The size of its value in bytes.
     pub size: u64,
 }
 
+impl Brief {
+    /// Is there nothing of it to be read at `now_ms`?
+    #[must_use]
+    pub fn is_dead(&self, now_ms: u64) -> bool {
+        self.deleted || (self.expires_ms != 0 && self.expires_ms <= now_ms)
+    }
+}
+
 impl From<&Version> for Brief {
     fn from(version: &Version) -> Self {
-        Self { deleted: version.value.is_deleted(), request: version.request, size: version.value.size() }
+        Self {
+            deleted: version.value.is_deleted(),
+            expires_ms: version.expires_ms,
+            request: request_tag(version.request),
+            size: version.value.size(),
+        }
     }
 }
 
@@ -248,6 +281,7 @@ fn encode_version(out: &mut BytesMut, v: &Version, actors: &[Actor]) {
         Value::Omitted(_) => KIND_OMITTED,
     });
     put_varint(out, v.written_ms);
+    put_varint(out, v.expires_ms);
     out.put_u128(v.request);
     v.context.encode(out, actors);
     put_bytes(out, &v.content_type);
@@ -266,6 +300,7 @@ fn encode_version(out: &mut BytesMut, v: &Version, actors: &[Actor]) {
 fn decode_version(reader: &mut Reader, actors: &[Actor]) -> Result<Version, DecodeError> {
     let kind = reader.u8("version kind")?;
     let written_ms = reader.varint("written_ms")?;
+    let expires_ms = reader.varint("expires_ms")?;
     let request = reader.u128("request")?;
     let context = Clock::decode(reader, actors)?;
     let content_type = reader.bytes("content type")?;
@@ -283,12 +318,12 @@ fn decode_version(reader: &mut Reader, actors: &[Actor]) -> Result<Version, Deco
         KIND_DELETED => Value::Deleted,
         _ => return Err(DecodeError::Malformed("version kind")),
     };
-    Ok(Version { value, written_ms, request, context, content_type, meta })
+    Ok(Version { value, written_ms, expires_ms, request, context, content_type, meta })
 }
 
 /// The brief form of a container, as the clock index and the clock column of a segment keep it:
-/// `actor table | clock seen | varint siblings, (varint actor, varint n, u8 deleted, u128 request,
-/// varint size)…`.
+/// `actor table | clock seen | varint siblings, (varint actor, varint n, u8 deleted, varint expires_ms,
+/// u64 request tag, varint size)…`.
 pub fn encode_brief(out: &mut impl BufMut, brief: &Container<Brief>) {
     let actors = actors_of(brief, |_| None);
     encode_actors(out, &actors);
@@ -297,7 +332,8 @@ pub fn encode_brief(out: &mut impl BufMut, brief: &Container<Brief>) {
     for s in brief.siblings() {
         put_dot(out, &s.dot, &actors);
         out.put_u8(u8::from(s.version.deleted));
-        out.put_u128(s.version.request);
+        put_varint(out, s.version.expires_ms);
+        out.put_u64_le(s.version.request);
         put_varint(out, s.version.size);
     }
 }
@@ -309,13 +345,14 @@ pub fn encode_brief(out: &mut impl BufMut, brief: &Container<Brief>) {
 pub fn decode_brief(reader: &mut Reader) -> Result<Container<Brief>, DecodeError> {
     let actors = decode_actors(reader)?;
     let seen = Clock::decode(reader, &actors)?;
-    let count = reader.count(20, "siblings")?;
+    let count = reader.count(13, "siblings")?;
     let mut siblings = Vec::with_capacity(count);
     for _ in 0..count {
         let dot = read_dot(reader, &actors)?;
         let deleted = reader.u8("deleted")? == 1;
-        let (request, size) = (reader.u128("request")?, reader.varint("size")?);
-        siblings.push(Sibling { dot, version: Brief { deleted, request, size } });
+        let expires_ms = reader.varint("expires_ms")?;
+        let (request, size) = (reader.u64("request")?, reader.varint("size")?);
+        siblings.push(Sibling { dot, version: Brief { deleted, expires_ms, request, size } });
     }
     checked(seen, siblings)
 }
@@ -376,6 +413,7 @@ mod tests {
         let version = |value| Version {
             value,
             written_ms: 1_700_000_000_000,
+            expires_ms: 1_900_000_000_000,
             request: 7,
             context: context.clone(),
             content_type: Bytes::from_static(b"text/plain"),

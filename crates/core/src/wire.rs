@@ -307,6 +307,7 @@ mod tests {
         let version = Version {
             value: Value::Present(Bytes::from_static(b"v")),
             written_ms: 5,
+            expires_ms: 0,
             request: 6,
             context,
             content_type: Bytes::new(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use moka::future::Cache;
 use parking_lot::RwLock;
 use tokio::sync::OnceCell;
@@ -18,12 +19,14 @@ use cartwheel_core::container::Container;
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::manifest::SegmentEntry;
 use cartwheel_core::record::{Brief, Record, Version};
-use cartwheel_core::segment::{BlockEntry, SegmentMeta, decode_block, decode_clocks, tail_offset};
+use cartwheel_core::segment::{BlockEntry, ClockColumn, SegmentMeta, decode_block, tail_offset};
 
 use crate::{Identity, RecordKey};
 
 /// Enough of the end of an object to hold any footer of this format.
 const FOOTER_BYTES: u64 = 4096;
+/// Filters and indexes that are read at once.
+const METAS_AT_ONCE: usize = 16;
 
 /// Why a segment could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -64,12 +67,10 @@ pub struct Segment {
     pub object: String,
     /// Its size in bytes.
     pub bytes: u64,
-    /// Where filter, index and footer begin, if a manifest or the flush told.
-    tail_offset: OnceCell<u64>,
-    /// How many records it holds; 0 if not known yet.
-    records: u64,
-    /// When it was put into the bucket, or at least not before; `None` if that is not known.
-    born: Option<Instant>,
+    /// What the manifest, or whoever made it, says of it. Read from the bucket if nobody told.
+    entry: OnceCell<SegmentEntry>,
+    /// When its newest record was put into the bucket, or at least not before; `None` if that is not known.
+    pub born: Option<Instant>,
     meta: OnceCell<Arc<SegmentMeta>>,
 }
 
@@ -77,10 +78,19 @@ impl Segment {
     /// How many bytes of it are kept in memory beside the block cache: filter and index, once they were needed.
     #[must_use]
     pub fn kept_bytes(&self) -> u64 {
-        match self.tail_offset.get() {
-            Some(tail) if self.meta.initialized() => self.bytes.saturating_sub(*tail),
-            _ => 0,
-        }
+        self.meta.get().map_or(0, |meta| meta.weight() as u64)
+    }
+
+    /// May it hold this hash, as far as is known without asking the bucket?
+    #[must_use]
+    pub fn covers(&self, hash: KeyHash) -> bool {
+        self.entry.get().is_none_or(|entry| (entry.first..=entry.last).contains(&hash))
+    }
+
+    /// What is known of it without asking the bucket.
+    #[must_use]
+    pub fn known(&self) -> Option<&SegmentEntry> {
+        self.entry.get()
     }
 
     fn damaged(&self, error: DecodeError) -> SegmentError {
@@ -88,37 +98,65 @@ impl Segment {
     }
 
     /// Filter and index; read from the bucket once and kept, out of reach of any cache's eviction.
-    async fn meta(&self, bucket: &SharedBucket) -> Result<&Arc<SegmentMeta>, SegmentError> {
+    ///
+    /// # Errors
+    /// [`SegmentError`].
+    pub async fn meta(&self, bucket: &SharedBucket) -> Result<&Arc<SegmentMeta>, SegmentError> {
         self.meta
             .get_or_try_init(|| async {
-                let offset = self.tail(bucket).await?;
+                let offset = match self.entry.get() {
+                    Some(entry) => entry.tail_offset,
+                    None => self.find_tail(bucket).await?,
+                };
                 let tail = bucket.get_range(&self.object, offset..self.bytes).await?;
-                Ok(Arc::new(SegmentMeta::decode(&tail, offset).map_err(|e| self.damaged(e))?))
+                let meta = SegmentMeta::decode(&tail, offset).map_err(|e| self.damaged(e))?;
+                let _ = self.entry.set(self.described(offset, &meta));
+                Ok(Arc::new(meta))
             })
             .await
     }
 
-    async fn tail(&self, bucket: &SharedBucket) -> Result<u64, SegmentError> {
-        let found = self
-            .tail_offset
-            .get_or_try_init(|| async {
-                let from = self.bytes.saturating_sub(FOOTER_BYTES);
-                let end = bucket.get_range(&self.object, from..self.bytes).await?;
-                tail_offset(&end, self.bytes).map_err(|e| self.damaged(e))
-            })
-            .await?;
-        Ok(*found)
+    async fn find_tail(&self, bucket: &SharedBucket) -> Result<u64, SegmentError> {
+        let from = self.bytes.saturating_sub(FOOTER_BYTES);
+        let end = bucket.get_range(&self.object, from..self.bytes).await?;
+        tail_offset(&end, self.bytes).map_err(|e| self.damaged(e))
+    }
+
+    /// What a manifest says of it; one that nobody described is a run of its own.
+    fn described(&self, tail_offset: u64, meta: &SegmentMeta) -> SegmentEntry {
+        SegmentEntry {
+            object: self.object.clone(),
+            bytes: self.bytes,
+            tail_offset,
+            records: meta.records,
+            first: meta.first,
+            last: meta.last,
+            run: self.object.clone(),
+            born_ms: 0,
+        }
     }
 
     /// What the manifest says of it. Asks the bucket if it is not known yet.
-    async fn entry(&self, bucket: &SharedBucket) -> Result<SegmentEntry, SegmentError> {
-        let records = if self.records > 0 { self.records } else { self.meta(bucket).await?.records };
-        Ok(SegmentEntry {
-            object: self.object.clone(),
-            bytes: self.bytes,
-            tail_offset: self.tail(bucket).await?,
-            records,
-        })
+    ///
+    /// # Errors
+    /// [`SegmentError`].
+    pub async fn entry(&self, bucket: &SharedBucket) -> Result<&SegmentEntry, SegmentError> {
+        if let Some(entry) = self.entry.get() {
+            return Ok(entry);
+        }
+        let meta = self.meta(bucket).await?;
+        // Whoever read the end of it has set this.
+        self.entry.get_or_try_init(|| async { Ok(self.described(self.find_tail(bucket).await?, meta)) }).await
+    }
+
+    /// The clock column, read outside the caches.
+    ///
+    /// # Errors
+    /// [`SegmentError`].
+    pub async fn clocks(&self, bucket: &SharedBucket) -> Result<ClockColumn, SegmentError> {
+        let (offset, length) = self.meta(bucket).await?.clock_column();
+        let column = bucket.get_range(&self.object, offset..offset + length).await?;
+        ClockColumn::open(&column).map_err(|e| self.damaged(e))
     }
 }
 
@@ -157,31 +195,49 @@ impl Segments {
     }
 
     /// A segment that can be read with [`Segments::read_in`] and does not join the list. `bytes` is the size of
-    /// the object; `known` its tail offset in bytes and its count of records, if a manifest told them.
+    /// the object; `known` what a manifest or its maker says of it; `born` when its newest record was put into the
+    /// bucket, if that matters.
     #[must_use]
-    pub fn open(&self, object: String, bytes: u64, known: Option<(u64, u64)>) -> Arc<Segment> {
+    pub fn open(
+        &self,
+        object: String,
+        bytes: u64,
+        known: Option<SegmentEntry>,
+        born: Option<Instant>,
+    ) -> Arc<Segment> {
         let number = self.next_number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Arc::new(Segment {
-            number,
-            object,
-            bytes,
-            tail_offset: known.map_or_else(OnceCell::new, |(tail, _)| OnceCell::new_with(Some(tail))),
-            records: known.map_or(0, |(_, records)| records),
-            born: None,
-            meta: OnceCell::new(),
-        })
+        let entry = known.map_or_else(OnceCell::new, |entry| OnceCell::new_with(Some(entry)));
+        Arc::new(Segment { number, object, bytes, entry, born, meta: OnceCell::new() })
     }
 
-    /// Adds a segment, as [`Segments::open`] gives it: the newest. `born` is when it was put into the bucket.
-    pub fn push(&self, object: String, bytes: u64, known: Option<(u64, u64)>, born: Option<Instant>) {
-        let mut segment = self.open(object, bytes, known);
-        if let Some(segment) = Arc::get_mut(&mut segment) {
-            segment.born = born;
-        }
+    /// Adds a segment: the newest.
+    pub fn push(&self, segment: Arc<Segment>) {
         let mut list = self.list.write();
         let mut grown = (**list).clone();
         grown.push(segment);
         *list = Arc::new(grown);
+    }
+
+    /// Puts `with` in the place of the newest of `merged`, whose content they hold, in one step. `false`, and nothing
+    /// is changed, if one of those is not there any more.
+    pub fn replace(&self, merged: &[Arc<Segment>], with: Vec<Arc<Segment>>) -> bool {
+        let mut list = self.list.write();
+        let is_merged = |segment: &Arc<Segment>| merged.iter().any(|m| Arc::ptr_eq(m, segment));
+        if list.iter().filter(|segment| is_merged(segment)).count() != merged.len() {
+            return false;
+        }
+        let at = list.iter().rposition(is_merged).map_or(list.len(), |at| at + 1);
+        let (older, newer) = list.split_at(at);
+        let older = older.iter().filter(|segment| !is_merged(segment)).cloned();
+        let changed = older.chain(with).chain(newer.iter().cloned()).collect();
+        *list = Arc::new(changed);
+        true
+    }
+
+    /// The bucket that they lie in.
+    #[must_use]
+    pub fn bucket(&self) -> &SharedBucket {
+        &self.bucket
     }
 
     /// The segments as they are now.
@@ -220,7 +276,14 @@ impl Segments {
         live: Option<&Container<Brief>>,
     ) -> Result<Container<Version>, SegmentError> {
         let mut merged = Container::default();
-        for segment in segments.iter().rev() {
+        let covering: Vec<&Arc<Segment>> = segments.iter().rev().filter(|s| s.covers(key.hash)).collect();
+        if live.is_none() {
+            // All of them are needed: their filters and indexes at once.
+            for some in covering.chunks(METAS_AT_ONCE) {
+                try_join_all(some.iter().map(|segment| segment.meta(&self.bucket))).await?;
+            }
+        }
+        for segment in covering {
             if live.is_some_and(|live| holds_all(&merged, live)) {
                 break;
             }
@@ -242,16 +305,6 @@ impl Segments {
         Ok(merged)
     }
 
-    /// A segment's clock column, read outside the caches.
-    ///
-    /// # Errors
-    /// [`SegmentError`].
-    pub async fn clocks(&self, segment: &Segment) -> Result<Vec<(KeyHash, Container<Brief>)>, SegmentError> {
-        let (offset, length) = segment.meta(&self.bucket).await?.clock_column();
-        let column = self.bucket.get_range(&segment.object, offset..offset + length).await?;
-        decode_clocks(&column).map_err(|e| segment.damaged(e))
-    }
-
     /// What a manifest says of these segments.
     ///
     /// # Errors
@@ -259,7 +312,7 @@ impl Segments {
     pub async fn entries(&self, segments: &[Arc<Segment>]) -> Result<Vec<SegmentEntry>, SegmentError> {
         let mut entries = Vec::with_capacity(segments.len());
         for segment in segments {
-            entries.push(segment.entry(&self.bucket).await?);
+            entries.push(segment.entry(&self.bucket).await?.clone());
         }
         Ok(entries)
     }
@@ -304,6 +357,9 @@ impl Segments {
         let all = self.all();
         let young = |s: &&Arc<Segment>| since.is_none_or(|since| s.born.is_none_or(|born| born >= since));
         for segment in all.iter().filter(young) {
+            if segment.known().is_some_and(|known| known.last < from || known.first > last) {
+                continue;
+            }
             let meta = segment.meta(&self.bucket).await?;
             if meta.last < from || meta.first > last {
                 continue;

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use cartwheel_bucket::{SharedBucket, list_all};
+use cartwheel_core::manifest::SegmentEntry;
 use cartwheel_core::names::NodeId;
 use cartwheel_segments::hints::{hint_prefix, parse_hint_object};
 use cartwheel_segments::manifests::{ManifestReadError, newest_dated};
@@ -108,13 +109,14 @@ impl Homes {
         Ok(view)
     }
 
-    /// Adds an object that was just put for `home`; `known` is its tail offset and how many records it has. A
-    /// home that is not known is listed before it is read, and then has it.
-    pub(super) fn wrote(&self, id: &NodeId, object: String, bytes: u64, known: (u64, u64), now_ms: u64) {
+    /// Adds an object that was just put for `home`. A home that is not known is listed before it is read, and
+    /// then has it.
+    pub(super) fn wrote(&self, id: &NodeId, known: SegmentEntry, now_ms: u64) {
+        let (object, bytes) = (known.object.clone(), known.bytes);
         let mut homes = self.known.lock();
         forget_idle(&mut homes);
         if let Some(known_home) = homes.get(id) {
-            let segment = self.segments.open(object, bytes, Some(known));
+            let segment = self.segments.open(object, bytes, Some(known), None);
             known_home.home.written.lock().push(Object { segment, modified_ms: now_ms });
         }
     }
@@ -144,15 +146,17 @@ impl Homes {
         let mut listed = Listed { number: 0, at: Instant::now(), objects: Vec::new(), as_of_ms: 0 };
         let open = |object: String, bytes, known| match reusable.get(&object) {
             Some(segment) => Arc::clone(segment),
-            None => self.segments.open(object, bytes, known),
+            None => self.segments.open(object, bytes, known, None),
         };
         let mut named = HashSet::new();
         if let Some(dated) = manifest {
             listed.as_of_ms = dated.modified_ms;
-            for entry in dated.manifest.segments {
+            // What was dropped is in others, and what lies in a grave was deleted: an object that turns up late must
+            // not bring it back.
+            named.extend(dated.manifest.dropped.into_iter().map(|dropped| dropped.object));
+            for entry in dated.manifest.graves.into_iter().chain(dated.manifest.segments) {
                 named.insert(entry.object.clone());
-                let known = (entry.tail_offset, entry.records);
-                listed.objects.push(open(entry.object, entry.bytes, Some(known)));
+                listed.objects.push(open(entry.object.clone(), entry.bytes, Some(entry)));
             }
         }
         let hints = hints.into_iter().filter(|object| parse_hint_object(&object.key).is_some());

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use cartwheel_bucket::{BucketError, SharedBucket};
 use cartwheel_cluster::seams::Seams;
 use cartwheel_core::hash::KeyHash;
+use cartwheel_core::manifest::SegmentEntry;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::record::{Brief, Record};
 use cartwheel_core::segment::{BuiltSegment, SegmentBuilder};
@@ -183,8 +184,8 @@ impl Inboxes {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
         }
-        let (size, known) = (built.bytes.len() as u64, (built.tail_offset, built.records));
-        self.reads.homes.wrote(home, object, size, known, self.seams.clock.now_ms());
+        let known = SegmentEntry::of(object, &built);
+        self.reads.homes.wrote(home, known, self.seams.clock.now_ms());
         for letter in letters {
             self.reads.outdate(&letter.key);
         }

@@ -22,7 +22,7 @@ use cartwheel_cluster::seams::{Random, Seams, WallClock};
 use cartwheel_core::clock::{Actor, Clock, Dot};
 use cartwheel_core::container::Container;
 use cartwheel_core::hash::KeyHash;
-use cartwheel_core::manifest::{MANIFEST_FORMAT, Manifest, SegmentEntry};
+use cartwheel_core::manifest::{Manifest, SegmentEntry};
 use cartwheel_core::names::{Key, Namespace, NodeId};
 use cartwheel_core::record::{Brief, Record, Value, Version};
 use cartwheel_core::segment::{BuiltSegment, SegmentBuilder};
@@ -249,6 +249,7 @@ fn record(key: &str, actor: &str, n: u64) -> Record {
     let version = Version {
         value: Value::Present(format!("{actor}={n}").into()),
         written_ms: 0,
+        expires_ms: 0,
         request: 0,
         context: Clock::new(),
         content_type: Bytes::new(),
@@ -303,21 +304,8 @@ async fn keys_are_found_in_all_places_and_homes_are_merged() {
     w.put(&flushed("a", 1), &segment(&[record("flushed", "a.1", 1)])).await;
     w.put(&hint("a", 1), &segment(&[record("hinted", "z.1", 1)])).await;
     w.put(&flushed("b", 1), &segment(&[record("both", "b.1", 4)])).await;
-    let manifest = Manifest {
-        format: MANIFEST_FORMAT,
-        version: 1,
-        node: id("a"),
-        epoch: 1,
-        put_id: String::new(),
-        written_ms: 0,
-        segments: vec![SegmentEntry {
-            object: "elsewhere/named.seg".to_owned(),
-            bytes: named.bytes.len() as u64,
-            tail_offset: named.tail_offset,
-            records: named.records,
-        }],
-        checksum: String::new(),
-    };
+    let segments = vec![SegmentEntry::of("elsewhere/named.seg".to_owned(), &named)];
+    let manifest = Manifest { segments, ..Manifest::new(id("a"), 1, 1, String::new(), 0) };
     let object = Manifest::object_name(&id("a"), 1);
     w.memory.put(&object, manifest.to_json().into()).await.unwrap();
 
@@ -410,21 +398,8 @@ async fn a_hint_that_its_home_took_over_is_found_where_it_went() {
 async fn a_segment_that_is_listed_but_stays_away_fails_the_read() {
     let w = World::new();
     let built = segment(&[record("k", "a.1", 1)]);
-    let manifest = Manifest {
-        format: MANIFEST_FORMAT,
-        version: 1,
-        node: id("a"),
-        epoch: 1,
-        put_id: String::new(),
-        written_ms: 0,
-        segments: vec![SegmentEntry {
-            object: flushed("a", 1),
-            bytes: built.bytes.len() as u64,
-            tail_offset: built.tail_offset,
-            records: built.records,
-        }],
-        checksum: String::new(),
-    };
+    let segments = vec![SegmentEntry::of(flushed("a", 1), &built)];
+    let manifest = Manifest { segments, ..Manifest::new(id("a"), 1, 1, String::new(), 0) };
     let object = Manifest::object_name(&id("a"), 1);
     w.memory.put(&object, manifest.to_json().into()).await.unwrap();
     unreachable_because(&w.read(&["a"], "k").await, "does not exist");

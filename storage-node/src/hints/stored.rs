@@ -69,7 +69,7 @@ impl Reader {
         if open.len() >= MAX_OPEN {
             open.pop_first();
         }
-        let segment = self.segments.open(stored.object.clone(), stored.bytes, None);
+        let segment = self.segments.open(stored.object.clone(), stored.bytes, None, None);
         open.insert(stored.object.clone(), Arc::clone(&segment));
         segment
     }

@@ -43,6 +43,7 @@ pub(crate) fn version(request: u128, context: &Clock, value: &str) -> Version {
     Version {
         value: Value::Present(Bytes::copy_from_slice(value.as_bytes())),
         written_ms: 1,
+        expires_ms: 0,
         request,
         context: context.clone(),
         content_type: Bytes::new(),

@@ -277,7 +277,7 @@ impl World {
         let engine = &self.process.engine;
         let segments = engine.segments.all();
         let Some(segment) = segments.get(nth % segments.len().max(1)) else { return };
-        for (hash, brief) in engine.segments.clocks(segment).await.unwrap() {
+        for (hash, brief) in segment.clocks(engine.segments.bucket()).await.unwrap().map(Result::unwrap) {
             engine.tables.write().index.join(hash, brief, false);
         }
     }
