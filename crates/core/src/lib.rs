@@ -4,7 +4,9 @@
 //! are arguments, decisions are return values. Start with [`container`] (versions) and [`ring`] (placement).
 
 pub mod clock;
+pub mod clock_index;
 pub mod codec;
+pub mod compaction;
 pub mod container;
 pub mod frame;
 pub mod get;
@@ -16,6 +18,7 @@ pub mod header;
 pub mod manifest;
 pub mod merkle;
 pub mod names;
+pub mod namespace;
 pub mod put;
 pub mod quorum;
 pub mod record;

@@ -70,6 +70,9 @@ mod tests {
     /// Frozen: nodes of different builds compare these.
     #[test]
     fn golden_vector() {
-        assert_eq!(format!("{:016x}", leaf(KeyHash(7), &clock(&[("node-a.3", 1), ("node-a.3", 2)]))), "0841fdd4be1e4639");
+        assert_eq!(
+            format!("{:016x}", leaf(KeyHash(7), &clock(&[("node-a.3", 1), ("node-a.3", 2)]))),
+            "0841fdd4be1e4639"
+        );
     }
 }

@@ -32,7 +32,8 @@ pub enum NameError {
 }
 
 /// A group of keys that shares settings.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Namespace(Bytes);
 
 impl Namespace {
@@ -68,6 +69,19 @@ impl Namespace {
     #[must_use]
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl TryFrom<String> for Namespace {
+    type Error = NameError;
+    fn try_from(name: String) -> Result<Self, NameError> {
+        Self::new(name.as_bytes())
+    }
+}
+
+impl From<Namespace> for String {
+    fn from(name: Namespace) -> Self {
+        name.as_str().to_owned()
     }
 }
 

@@ -265,7 +265,9 @@ impl SegmentMeta {
                 length: reader.varint("block")?,
             });
         }
-        Ok(Self { filter: Filter { bits: filter }, index, clocks, records, first, last })
+        // Memory of its own: a slice would keep the whole tail alive.
+        let filter = Filter { bits: Bytes::copy_from_slice(&filter) };
+        Ok(Self { filter, index, clocks, records, first, last })
     }
 
     /// May the segment hold this hash? `false` is certain.

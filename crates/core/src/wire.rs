@@ -41,10 +41,17 @@ pub enum Precondition {
 }
 
 impl Precondition {
-    /// Does it hold for a key of which this is known?
+    /// Does it hold for a key of which this is known, whenever its versions end?
     #[must_use]
     pub fn holds(&self, known: &Container<Brief>) -> bool {
-        let exists = known.siblings().iter().any(|s| !s.version.deleted);
+        self.holds_at(known, 0)
+    }
+
+    /// Does it hold at `now_ms` for a key of which this is known? A version that has ended by then is what a deletion
+    /// is.
+    #[must_use]
+    pub fn holds_at(&self, known: &Container<Brief>, now_ms: u64) -> bool {
+        let exists = known.siblings().iter().any(|s| !s.version.is_dead(now_ms));
         let matches = |tags: &Tags| {
             exists
                 && match tags {
@@ -165,6 +172,34 @@ pub enum Request {
         /// There are some that the node may not hold yet, so it must not count until it has them.
         urgent: bool,
     },
+    /// May these deletions be forgotten, as far as you know?
+    Attest {
+        /// The partition that the keys are in.
+        partition: u32,
+        /// Its homes.
+        homes: Vec<NodeId>,
+        /// The keys, at most [`MAX_DECEASED`].
+        keys: Vec<Deceased>,
+    },
+    /// All homes hold these deletions and nobody keeps anything older: forget them.
+    Reap {
+        /// The partition that the keys are in.
+        partition: u32,
+        /// The keys, at most [`MAX_DECEASED`].
+        keys: Vec<Deceased>,
+    },
+}
+
+/// Most keys of one [`Request::Attest`] or [`Request::Reap`].
+pub const MAX_DECEASED: usize = 4096;
+
+/// A key of which nothing but deletions is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deceased {
+    /// The key's hash.
+    pub hash: KeyHash,
+    /// What is known of it ([`crate::merkle::leaf`]).
+    pub leaf: u64,
 }
 
 /// Why a node did not do as asked. Nothing was applied.
@@ -244,6 +279,13 @@ pub enum Reply {
         /// Which members the holder believes alive.
         alive: Vec<NodeId>,
     },
+    /// What the node says of deletions that others want to forget.
+    Attested {
+        /// It keeps hints for one of the homes.
+        keeps: bool,
+        /// For each key: does it agree?
+        agreed: Vec<bool>,
+    },
     /// It did nothing.
     Refused(Refusal),
 }
@@ -301,6 +343,7 @@ mod tests {
     }
 
     fn calls() -> Vec<Call> {
+        let deceased = vec![Deceased { hash: KeyHash(9), leaf: 8 }];
         let namespace = Namespace::new(b"carts").unwrap();
         let key = Key::new(Bytes::from_static(b"alice")).unwrap();
         let context: Clock = [Dot { actor: Actor::parse("node-a.1").unwrap(), n: 3 }].into_iter().collect();
@@ -346,7 +389,9 @@ mod tests {
             Request::ComeBack { home: node.clone() },
             Request::Hints { home: node.clone(), generation: 4, after: cursor(), bytes: 1024 },
             Request::TookHints { home: node.clone(), generation: 4 },
-            Request::Offer { holder: node, urgent: true },
+            Request::Offer { holder: node.clone(), urgent: true },
+            Request::Attest { partition: 3, homes: vec![node], keys: deceased.clone() },
+            Request::Reap { partition: 3, keys: deceased },
         ]
         .into_iter()
         .map(|request| Call { ring_version: 42, request })
@@ -374,6 +419,7 @@ mod tests {
                 urgent: true,
                 alive: vec![NodeId::new("node-c").unwrap()],
             },
+            Reply::Attested { keeps: true, agreed: vec![true, false] },
         ];
         replies.extend(
             [
@@ -412,6 +458,29 @@ mod tests {
         crate::golden::check("calls-v1.bin", &calls);
         let answers: Vec<u8> = answers().iter().flat_map(|a| join(a.encode()).to_vec()).collect();
         crate::golden::check("answers-v1.bin", &answers);
+    }
+
+    #[test]
+    fn preconditions_take_a_version_that_has_ended_for_a_deletion() {
+        let brief = |deleted, expires_ms| {
+            let dot = Dot { actor: Actor::parse("node-a.1").unwrap(), n: 1 };
+            Container::delta(&Clock::new(), dot, Brief { deleted, expires_ms, request: 1, size: 1 })
+        };
+        let is_new = Precondition::IfNoneMatch(Tags::Any);
+        let is_there = Precondition::IfMatch(Tags::Any);
+        for (known, now_ms, exists) in [
+            (brief(false, 0), u64::MAX, true),
+            (brief(false, 100), 99, true),
+            (brief(false, 100), 100, false),
+            (brief(true, 0), 0, false),
+            (Container::default(), 0, false),
+        ] {
+            assert_eq!(is_there.holds_at(&known, now_ms), exists, "{known:?}");
+            assert_eq!(is_new.holds_at(&known, now_ms), !exists, "{known:?}");
+            let tag = etag(known.siblings().iter().map(|s| &s.dot));
+            let is_this = Precondition::IfMatch(Tags::List(vec![tag]));
+            assert_eq!(is_this.holds_at(&known, now_ms), exists, "{known:?}");
+        }
     }
 
     #[test]

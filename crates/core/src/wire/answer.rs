@@ -21,6 +21,7 @@ const PARTIAL: u8 = 10;
 const GOSSIP: u8 = 11;
 const STANDING: u8 = 12;
 const HANDOVER: u8 = 13;
+const ATTESTED: u8 = 14;
 
 impl Answer {
     /// The answer's bytes.
@@ -84,6 +85,12 @@ impl Answer {
                 tag(&mut out, STATUS_IS);
                 body = json.clone();
             }
+            Reply::Attested { keeps, agreed } => {
+                tag(&mut out, ATTESTED);
+                out.put_u8(u8::from(*keeps));
+                put_varint(&mut out, agreed.len() as u64);
+                agreed.iter().for_each(|agreed| out.put_u8(u8::from(*agreed)));
+            }
             Reply::Refused(refusal) => {
                 tag(&mut out, REFUSED);
                 encode_refusal(&mut out, refusal);
@@ -121,6 +128,13 @@ impl Answer {
                 let alive = (0..count).map(|_| read_named_node(&mut r)).collect::<Result<_, _>>()?;
                 r.end("handover")?;
                 Reply::Handover { generation, keys, urgent, alive }
+            }
+            ATTESTED => {
+                let keeps = read_flag(&mut r, "keeps")?;
+                let count = r.count(1, "agreed")?;
+                let agreed = (0..count).map(|_| read_flag(&mut r, "agreed")).collect::<Result<_, _>>()?;
+                r.end("attested")?;
+                Reply::Attested { keeps, agreed }
             }
             FOUND => Reply::Found(r.rest()),
             ABSENT => Reply::Absent,

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Call, MAX_TAGS, Pieces, Precondition, Request, Tags};
+use super::{Call, Deceased, MAX_DECEASED, MAX_TAGS, Pieces, Precondition, Request, Tags};
 use crate::clock::{Actor, Dot, decode_actors, encode_actors};
 use crate::codec::{DecodeError, Reader, put_bytes, put_varint};
 use crate::hash::KeyHash;
@@ -23,6 +23,8 @@ const COME_BACK: u8 = 10;
 const HINTS: u8 = 11;
 const TOOK_HINTS: u8 = 12;
 const OFFER: u8 = 13;
+const ATTEST: u8 = 14;
+const REAP: u8 = 15;
 
 fn put_tags(out: &mut BytesMut, kind: u8, tags: &Tags) {
     out.put_u8(kind);
@@ -62,6 +64,28 @@ fn read_node(reader: &mut Reader) -> Result<Option<NodeId>, DecodeError> {
 
 pub(super) fn read_named_node(reader: &mut Reader) -> Result<NodeId, DecodeError> {
     read_node(reader)?.ok_or(DecodeError::Malformed("node"))
+}
+
+fn put_deceased(out: &mut BytesMut, partition: u32, keys: &[Deceased]) {
+    put_varint(out, u64::from(partition));
+    put_varint(out, keys.len() as u64);
+    for key in keys {
+        out.put_u128(key.hash.0);
+        out.put_u64_le(key.leaf);
+    }
+}
+
+fn read_deceased(r: &mut Reader) -> Result<(u32, Vec<Deceased>), DecodeError> {
+    let partition = read_u32(r, "partition")?;
+    let count = r.count(24, "keys")?;
+    if count > MAX_DECEASED {
+        return Err(DecodeError::Malformed("keys"));
+    }
+    let mut keys = Vec::with_capacity(count);
+    for _ in 0..count {
+        keys.push(Deceased { hash: KeyHash(r.u128("key")?), leaf: r.u64("leaf")? });
+    }
+    Ok((partition, keys))
 }
 
 fn put_cursor(out: &mut BytesMut, after: Option<&(KeyHash, Bytes)>) {
@@ -203,6 +227,16 @@ impl Call {
                 out.put_u8(u8::from(*urgent));
                 put_node(&mut out, Some(holder));
             }
+            Request::Attest { partition, homes, keys } => {
+                tag(&mut out, ATTEST);
+                put_varint(&mut out, homes.len() as u64);
+                homes.iter().for_each(|home| put_node(&mut out, Some(home)));
+                put_deceased(&mut out, *partition, keys);
+            }
+            Request::Reap { partition, keys } => {
+                tag(&mut out, REAP);
+                put_deceased(&mut out, *partition, keys);
+            }
         }
         (out.freeze(), body)
     }
@@ -302,6 +336,18 @@ impl Call {
                 let holder = read_named_node(&mut r)?;
                 r.end("offer")?;
                 Request::Offer { holder, urgent }
+            }
+            ATTEST => {
+                let count = r.count(2, "homes")?;
+                let homes = (0..count).map(|_| read_named_node(&mut r)).collect::<Result<_, _>>()?;
+                let (partition, keys) = read_deceased(&mut r)?;
+                r.end("attest")?;
+                Request::Attest { partition, homes, keys }
+            }
+            REAP => {
+                let (partition, keys) = read_deceased(&mut r)?;
+                r.end("reap")?;
+                Request::Reap { partition, keys }
             }
             _ => return Err(DecodeError::Malformed("request tag")),
         };
