@@ -8,6 +8,8 @@
 //! | `s3.rs` | any S3-compatible store |
 //! | `memory.rs` | a deterministic store in memory |
 //! | `faulty.rs` | a store that misbehaves from a seed |
+//! | `metered.rs` | counts requests by the work they are for |
+//! | `prices.rs` | what these cost |
 //! | `probe.rs` | asks a store whether its conditional writes can be relied on |
 //! | `conformance.rs` | the cases that every bucket passes |
 //!
@@ -18,6 +20,8 @@ pub mod conformance;
 mod error;
 mod faulty;
 mod memory;
+mod metered;
+mod prices;
 mod probe;
 mod s3;
 mod settle;
@@ -28,6 +32,8 @@ pub use bucket::{Bucket, Created, LIST_ALL_LIMIT, LIST_LIMIT, Listed, Listing, S
 pub use error::BucketError;
 pub use faulty::{CERTAIN, Faults, FaultyBucket, OperationFaults};
 pub use memory::MemoryBucket;
+pub use metered::{Meter, Usage, Work, WorkUsage};
+pub use prices::{Prices, PricesError};
 pub use probe::{ProbeVerdict, probe_conditional_create};
 pub use s3::{S3Bucket, S3Options};
 pub use url::{BucketUrl, BucketUrlError};

@@ -1,8 +1,8 @@
 //! Who is in the cluster, and how to call them.
 //!
 //! [`membership`] is the truth about members (ring documents in the bucket), [`gossip`] says which of them live;
-//! [`peer`] and [`frames`] are the two ends of a call; [`http_server`] is the accept loop of every port;
-//! [`seams`] is what a simulation replaces.
+//! [`peer`] and [`frames`] are the two ends of a call; [`http_server`] is the accept loop of every port, and
+//! [`metrics`] what it shows of the process; [`seams`] is what a simulation replaces.
 
 mod connection;
 mod detector;
@@ -10,6 +10,7 @@ pub mod frames;
 pub mod gossip;
 pub mod http_server;
 pub mod membership;
+pub mod metrics;
 mod outbox;
 pub mod peer;
 mod read_buffer;
