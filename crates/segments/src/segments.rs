@@ -25,6 +25,8 @@ use crate::{Identity, RecordKey};
 
 /// Enough of the end of an object to hold any footer of this format.
 const FOOTER_BYTES: u64 = 4096;
+/// Bytes of a cached block beside its content.
+const BLOCK_OVERHEAD: usize = 256;
 /// Filters and indexes that are read at once.
 const METAS_AT_ONCE: usize = 16;
 
@@ -87,13 +89,19 @@ impl Segment {
         self.entry.get().is_none_or(|entry| (entry.first..=entry.last).contains(&hash))
     }
 
+    /// May it hold this hash, as far as is known without asking the bucket? Its filter is looked at if it is here.
+    #[must_use]
+    pub fn may_hold(&self, hash: KeyHash) -> bool {
+        self.covers(hash) && self.meta.get().is_none_or(|meta| meta.may_hold(hash))
+    }
+
     /// What is known of it without asking the bucket.
     #[must_use]
     pub fn known(&self) -> Option<&SegmentEntry> {
         self.entry.get()
     }
 
-    fn damaged(&self, error: DecodeError) -> SegmentError {
+    pub(crate) fn damaged(&self, error: DecodeError) -> SegmentError {
         SegmentError::Damaged { object: self.object.clone(), error }
     }
 
@@ -172,14 +180,33 @@ pub async fn quietly<F: Future>(future: F) -> F::Output {
     .await
 }
 
+/// As [`quietly`], for a future that is ready at once.
+fn quietly_now<F: Future>(future: F) {
+    let mut future = std::pin::pin!(future);
+    let _ = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+}
+
 type BlockKey = (u64, u64);
+type Blocks = Cache<BlockKey, Bytes, BuildHasherDefault<Identity>>;
+
+/// A block cache of about `bytes` bytes.
+fn blocks_of(bytes: u64) -> Blocks {
+    Cache::builder()
+        .max_capacity(bytes)
+        .weigher(|_, block: &Bytes| weight(block))
+        .build_with_hasher(BuildHasherDefault::default())
+}
+
+fn weight(block: &Bytes) -> u32 {
+    u32::try_from(block.len() + BLOCK_OVERHEAD).unwrap_or(u32::MAX)
+}
 
 /// All segments of a node, oldest first, and the block cache in front of them.
 #[derive(Debug)]
 pub struct Segments {
     bucket: SharedBucket,
     list: RwLock<Arc<Vec<Arc<Segment>>>>,
-    blocks: Cache<BlockKey, Bytes, BuildHasherDefault<Identity>>,
+    blocks: RwLock<Blocks>,
     next_number: std::sync::atomic::AtomicU64,
 }
 
@@ -187,10 +214,7 @@ impl Segments {
     /// No segments yet, and a block cache of about `cache_bytes` bytes.
     #[must_use]
     pub fn new(bucket: SharedBucket, cache_bytes: u64) -> Self {
-        let blocks = Cache::builder()
-            .max_capacity(cache_bytes)
-            .weigher(|_, block: &Bytes| u32::try_from(block.len() + 64).unwrap_or(u32::MAX))
-            .build_with_hasher(BuildHasherDefault::default());
+        let blocks = RwLock::new(blocks_of(cache_bytes));
         Self { bucket, list: RwLock::default(), blocks, next_number: 0.into() }
     }
 
@@ -249,7 +273,28 @@ impl Segments {
     /// Bytes in the block cache.
     #[must_use]
     pub fn cached_bytes(&self) -> u64 {
-        self.blocks.weighted_size()
+        self.blocks.read().weighted_size()
+    }
+
+    /// Gives the block cache another size, keeping what fits.
+    pub fn resize_cache(&self, bytes: u64) {
+        let mut blocks = self.blocks.write();
+        let (resized, mut kept) = (blocks_of(bytes), 0);
+        for (key, block) in blocks.iter() {
+            kept += u64::from(weight(&block));
+            if kept > bytes {
+                break;
+            }
+            // Never pending: nobody else has this cache yet.
+            quietly_now(resized.insert(*key, block));
+        }
+        *blocks = resized;
+    }
+
+    /// How many segments there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.list.read().len()
     }
 
     /// What the segments know of a key: newest first, until every dot of `live` is found (all segments if
@@ -305,6 +350,29 @@ impl Segments {
         Ok(merged)
     }
 
+    /// The records of a hash, each segment's own; more than one key may have it.
+    ///
+    /// # Errors
+    /// [`SegmentError`].
+    pub async fn find(&self, hash: KeyHash, hash_seed: u64) -> Result<Vec<Record>, SegmentError> {
+        let mut found = Vec::new();
+        for segment in self.all().iter() {
+            if !segment.covers(hash) || !segment.meta(&self.bucket).await?.may_hold(hash) {
+                continue;
+            }
+            for block in segment.meta(&self.bucket).await?.blocks_in(hash, hash) {
+                let bytes = self.block(segment, *block).await?;
+                for bytes in decode_block(&bytes).map_err(|e| segment.damaged(e))? {
+                    let (namespace, key) = Record::decode_key(&bytes).map_err(|e| segment.damaged(e))?;
+                    if KeyHash::of(hash_seed, &namespace, &key) == hash {
+                        found.push(Record::decode(&bytes).map_err(|e| segment.damaged(e))?);
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// What a manifest says of these segments.
     ///
     /// # Errors
@@ -323,9 +391,13 @@ impl Segments {
         let load = async {
             let (bucket, segment) = (Arc::clone(&self.bucket), Arc::clone(segment));
             let range = block.offset..block.offset + block.length;
-            let loading = tokio::spawn(async move { bucket.get_range(&segment.object, range).await });
+            let loading = tokio::spawn(async move {
+                let bytes = bucket.get_range(&segment.object, range).await?;
+                // Memory of its own: a slice may keep a larger buffer alive.
+                Ok(Bytes::copy_from_slice(&bytes))
+            });
             match loading.await {
-                Ok(loaded) => loaded.map_err(SegmentError::from),
+                Ok(loaded) => loaded.map_err(|e: BucketError| SegmentError::from(e)),
                 Err(_) => Err(SegmentError::from(BucketError::Unavailable {
                     key: String::new(),
                     detail: "the process is shutting down".to_owned(),
@@ -333,7 +405,8 @@ impl Segments {
             }
         };
         let key = (segment.number, block.offset);
-        quietly(self.blocks.try_get_with(key, load)).await.map_err(|e: Arc<SegmentError>| (*e).clone())
+        let blocks = self.blocks.read().clone();
+        quietly(blocks.try_get_with(key, load)).await.map_err(|e: Arc<SegmentError>| (*e).clone())
     }
 
     /// The records of hashes `first..=last` after `after`, read outside the cache in ascending order, up to
