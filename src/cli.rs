@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::bench;
 use crate::chaos;
 use crate::client::{self, Exit, Failure, Format, Output};
+use crate::inspect;
 use crate::serve;
 
 /// Cartwheel: an always writeable key-value store behind plain HTTP
@@ -44,6 +45,14 @@ pub enum Command {
     Locate(client::LocateArgs),
     /// Show the hints kept for storage nodes that were away
     Hints(client::HintsArgs),
+    /// Look into the bucket: what lies there, and why a read answers what it answers
+    Inspect(Box<inspect::InspectArgs>),
+    /// Verify every segment and hint in the bucket
+    Scrub(Box<inspect::scrub::ScrubArgs>),
+    /// Check the object store, this machine, and what lies in the bucket
+    Doctor(Box<inspect::doctor::DoctorArgs>),
+    /// Show and change what is set for namespaces
+    Namespace(client::NamespaceArgs),
     /// Put load on a cluster and measure it
     Bench(Box<bench::BenchArgs>),
     /// Run a cluster of real processes, inject faults, and check every acknowledged write
@@ -95,6 +104,10 @@ fn format(command: &Command) -> Format {
         Command::Ring(args) => args.common.output,
         Command::Locate(args) => args.common.output,
         Command::Hints(args) => args.common.output,
+        Command::Namespace(args) => args.common().output,
+        Command::Inspect(args) => args.output(),
+        Command::Scrub(args) => args.bucket.output,
+        Command::Doctor(args) => args.bucket.output,
         Command::Bench(args) => args.output,
         Command::Chaos(args) => args.output,
     }
@@ -112,6 +125,10 @@ fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
         Command::Ring(args) => single()?.block_on(client::ring(&args, output)),
         Command::Locate(args) => single()?.block_on(client::locate(&args, output)),
         Command::Hints(args) => single()?.block_on(client::hints(&args, output)),
+        Command::Namespace(args) => single()?.block_on(client::namespaces(&args, output)),
+        Command::Inspect(args) => single()?.block_on(inspect::run(&args, output)),
+        Command::Scrub(args) => single()?.block_on(inspect::scrub::run(&args, output)),
+        Command::Doctor(args) => single()?.block_on(inspect::doctor::run(&args, output)),
         Command::Bench(args) => bench::main(&args, output),
         Command::Chaos(args) => chaos::main(&args, output),
         Command::S3Server(args) => serve::s3_server::main(args, output),

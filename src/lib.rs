@@ -4,5 +4,6 @@ pub mod bench;
 pub mod chaos;
 pub mod cli;
 pub mod client;
+pub mod inspect;
 pub mod serve;
 pub mod units;

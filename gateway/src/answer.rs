@@ -125,6 +125,12 @@ pub fn read_answer(
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             put_header(response.headers_mut(), "etag", &set_tag);
+            if let [only] = siblings.as_slice()
+                && let Some(expires) = expires(&only.version)
+            {
+                put_header(response.headers_mut(), "expires", &expires);
+            }
+            forbid_copies(response.headers_mut());
             return Ok(response);
         }
         _ => {}
@@ -179,6 +185,7 @@ fn one(sibling: &Sibling<Version>, form: Form<'_>) -> Response<Body> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     describe(headers, sibling);
+    forbid_copies(headers);
     if form.head {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(sibling.version.value.size()));
     }
@@ -193,6 +200,9 @@ fn describe(headers: &mut HeaderMap, sibling: &Sibling<Version>) {
     if version.value.is_deleted() {
         put_header(headers, "cartwheel-deleted", "?1");
         return;
+    }
+    if let Some(expires) = expires(version) {
+        put_header(headers, "expires", &expires);
     }
     let content_type: &[u8] =
         if version.content_type.is_empty() { b"application/octet-stream" } else { &version.content_type };
@@ -209,7 +219,21 @@ fn describe(headers: &mut HeaderMap, sibling: &Sibling<Version>) {
     }
 }
 
-fn http_date(ms: u64) -> String {
+/// When a value ends by itself, if it does.
+fn expires(version: &Version) -> Option<String> {
+    let ends = version.expires_ms != 0 && !version.value.is_deleted();
+    ends.then(|| http_date(version.expires_ms))
+}
+
+/// `Expires` says when the value ends, not until when it stays as it is: nobody may answer with a copy unasked.
+fn forbid_copies(headers: &mut HeaderMap) {
+    if headers.contains_key(header::EXPIRES) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    }
+}
+
+/// A time as HTTP writes it; milliseconds since 1970.
+pub(crate) fn http_date(ms: u64) -> String {
     // Year 9999 is the last that the format can say.
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(ms.min(253_402_300_799_000)))
 }
@@ -274,6 +298,8 @@ struct JsonSibling {
     etag: String,
     last_modified: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     content_type: Option<String>,
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     meta: serde_json::Map<String, serde_json::Value>,
@@ -301,6 +327,7 @@ fn as_json(siblings: &[&Sibling<Version>]) -> (String, Bytes) {
                 dot: dot.to_string(),
                 etag: etag([dot]),
                 last_modified: http_date(version.written_ms),
+                expires: expires(version),
                 content_type: (!version.content_type.is_empty()).then(|| text(&version.content_type)),
                 meta: version.meta.iter().map(|(name, value)| (text(name), text(value).into())).collect(),
                 deleted: version.value.is_deleted(),
@@ -370,6 +397,26 @@ mod tests {
         assert_eq!(utc(951_782_400_000), "2000-02-29T00:00:00Z");
         assert_eq!(utc(1_795_373_999_999), "2026-11-22T18:59:59Z");
         assert_eq!(utc(4_107_542_399_000), "2100-02-28T23:59:59Z");
+    }
+
+    #[test]
+    fn values_that_end_say_when_and_are_not_to_be_copied() {
+        let ending = container(&[Some("x")]).map(|v| Version { expires_ms: 1_700_000_001_500, ..v.clone() });
+        let shown = |container: &Container<Version>, precondition: &Precondition| {
+            let response = read_answer(container, form(), precondition, None).unwrap();
+            let header = |name: &str| response.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
+            (response.status().as_u16(), header("expires"), header("cache-control"))
+        };
+        let expires = Some("Tue, 14 Nov 2023 22:13:21 GMT".to_owned());
+        let said = (200, expires.clone(), Some("no-cache".to_owned()));
+        assert_eq!(shown(&ending, &Precondition::None), said);
+        assert_eq!(shown(&ending, &Precondition::IfNoneMatch(Tags::Any)), (304, said.1, said.2));
+        assert_eq!(shown(&container(&[Some("x")]), &Precondition::None), (200, None, None));
+        let ended = ending.map(|v| v.clone().as_of(1_700_000_001_500));
+        assert_eq!(shown(&ended, &Precondition::None), (404, None, None));
+        let (_, json) = as_json(&ending.siblings().iter().collect::<Vec<_>>());
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(json[0]["expires"].as_str(), expires.as_deref());
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! What a gateway is told at start.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use cartwheel_bucket::Meter;
 use cartwheel_cluster::http_server::Limits;
+use cartwheel_cluster::metrics::MetricsText;
 
 /// Configuration of one gateway.
 #[derive(Debug, Clone)]
@@ -19,8 +22,14 @@ pub struct GatewayConfig {
     pub deadline: Duration,
     /// How often to look for a newer ring document.
     pub ring_interval: Duration,
+    /// How often to look for newer settings of namespaces, at least.
+    pub namespace_interval: Duration,
     /// Limits of the listening port.
     pub limits: Limits,
+    /// Counts what is asked of the bucket. A copy of the configuration counts with the same.
+    pub meter: Arc<Meter>,
+    /// What is shown at `/metrics`, if anything.
+    pub metrics: Option<MetricsText>,
 }
 
 impl GatewayConfig {
@@ -34,7 +43,10 @@ impl GatewayConfig {
             body_bytes: 512 * 1024 * 1024,
             deadline: Duration::from_secs(5),
             ring_interval: Duration::from_secs(2),
+            namespace_interval: Duration::from_secs(30),
             limits: Limits::default(),
+            meter: Meter::new(),
+            metrics: None,
         }
     }
 }

@@ -11,9 +11,10 @@ use tokio::time::Instant;
 use cartwheel_core::clock::Clock;
 use cartwheel_core::hash::{KeyHash, checksum, request_id};
 use cartwheel_core::names::{Key, Namespace};
+use cartwheel_core::namespace::BlindWrite;
 use cartwheel_core::quorum::{Applied, Tally};
 use cartwheel_core::record::{Value, Version};
-use cartwheel_core::wire::Precondition;
+use cartwheel_core::wire::{Precondition, Tags};
 
 use crate::Shared;
 use crate::answer::{Form, QuorumMet, put_degraded, put_header, read_answer, server_timing, write_answer};
@@ -50,19 +51,22 @@ struct Common {
     context: Option<Clock>,
 }
 
-fn common(shared: &Shared, parts: &Parts, operation: Operation) -> Result<Common, Problem> {
+async fn common(shared: &Shared, parts: &Parts, operation: Operation) -> Result<Common, Problem> {
     check_host(parts.version, &parts.headers)?;
     let (namespace, key) = parse_path(&parts.uri)?;
     let view = usable_view(shared)?;
-    let settings = Settings::defaults(view.document.replicas as usize);
-    let query = Query::parse(&parts.uri, operation, settings, shared.config.deadline)?;
+    let n = view.document.replicas;
+    let query = Query::parse(&parts.uri, operation, n as usize, shared.config.deadline)?;
     let context = parse_clock(&parts.headers, &shared.clock_key, &namespace, &key)?;
     let hash = KeyHash::of(view.document.hash_seed, &namespace, &key);
+    // Half of the time is left for the replicas.
+    let settings = Settings::of(shared.namespaces.settings(&namespace, query.deadline / 2).await, n);
     Ok(Common { namespace, key, hash, query, settings, context })
 }
 
 async fn read(shared: &Shared, parts: &Parts, arrived: Instant) -> Result<Response<Body>, Problem> {
-    let Common { namespace, key, hash, query, settings, context } = common(shared, parts, Operation::Read)?;
+    let Common { namespace, key, hash, query, settings, context } =
+        common(shared, parts, Operation::Read).await?;
     let precondition = parse_precondition(&parts.headers)?;
     let form =
         Form { key: &shared.clock_key, json: wants_json(&parts.headers), head: parts.method == Method::HEAD };
@@ -71,7 +75,7 @@ async fn read(shared: &Shared, parts: &Parts, arrived: Instant) -> Result<Respon
         namespace,
         key,
         hash,
-        r: query.r,
+        r: query.r.unwrap_or(settings.r),
         sloppy: query.sloppy,
         values: !form.head,
         floor: context.unwrap_or_default(),
@@ -133,8 +137,11 @@ async fn write(
 ) -> Result<Response<Body>, Problem> {
     let refused = |problem: Problem| problem.applied(Applied::No);
     let Common { namespace, key, hash, query, settings, context } =
-        common(shared, parts, Operation::Write).map_err(refused)?;
+        common(shared, parts, Operation::Write).await.map_err(refused)?;
     let precondition = parse_precondition(&parts.headers).map_err(refused)?;
+    if context.is_none() && settings.on_blind_write == BlindWrite::Reject && !is_for_new_keys(&precondition) {
+        return Err(refused(Problem::blind_write()));
+    }
     let described = parse_described(&parts.headers).map_err(refused)?;
     let (value, _held) = match body {
         Some(body) => {
@@ -152,7 +159,7 @@ async fn write(
         namespace: namespace.clone(),
         key: key.clone(),
         hash,
-        r: query.r,
+        r: query.r.unwrap_or(settings.r),
         sloppy: query.sloppy,
         values: false,
         floor: Clock::new(),
@@ -165,15 +172,15 @@ async fn write(
         None if value.is_deleted() => get(shared, &read).await.map_err(refused)?.container.into_parts().0,
         None => Clock::new(),
     };
-    let version = version(shared, &namespace, &key, value, context.clone(), described);
+    let version = version(shared, settings, &namespace, &key, value, context.clone(), described);
     let write = Arc::new(Write {
         namespace,
         key,
         hash,
         version,
-        w: query.w,
+        w: query.w.unwrap_or(settings.w),
         sloppy: query.sloppy,
-        durability: query.durability,
+        durability: query.durability.unwrap_or(settings.durability),
         precondition,
         max_siblings: settings.max_siblings,
         deadline,
@@ -211,8 +218,14 @@ async fn write(
     Ok(response)
 }
 
+/// Does the client say that it takes the key for new? Its clock would be empty.
+fn is_for_new_keys(precondition: &Precondition) -> bool {
+    matches!(precondition, Precondition::IfNoneMatch(Tags::Any))
+}
+
 fn version(
     shared: &Shared,
+    settings: Settings,
     namespace: &Namespace,
     key: &Key,
     value: Value,
@@ -224,10 +237,12 @@ fn version(
         Some(name) => request_id(namespace, key, &identity(name, &value)),
         None => shared.seams.random.next_u128(),
     };
+    let now_ms = shared.seams.clock.now_ms();
     Version {
+        written_ms: now_ms,
+        // Fixed here, once for all replicas. A deletion does not end.
+        expires_ms: if value.is_deleted() { 0 } else { settings.expiry(now_ms) },
         value,
-        written_ms: shared.seams.clock.now_ms(),
-        expires_ms: 0,
         request,
         context,
         content_type,

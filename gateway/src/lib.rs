@@ -12,6 +12,8 @@ mod edge;
 mod hints_api;
 mod last_resort;
 mod latency;
+mod namespaces;
+mod namespaces_api;
 pub mod problem;
 mod repair;
 pub mod request;
@@ -25,7 +27,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinHandle;
 
-use cartwheel_bucket::SharedBucket;
+use cartwheel_bucket::{SharedBucket, Work};
 use cartwheel_cluster::gossip::GossipHandle;
 use cartwheel_cluster::http_server::serve;
 use cartwheel_cluster::membership::Follower;
@@ -39,6 +41,7 @@ pub use config::GatewayConfig;
 use body::BodyBudget;
 use last_resort::LastResort;
 use latency::Hedging;
+use namespaces::Namespaces;
 use problem::Problem;
 use repair::Repairs;
 use trust::Trust;
@@ -59,6 +62,7 @@ pub(crate) struct Shared {
     /// What a storage node says of the others.
     gossip: GossipHandle,
     trust: Trust,
+    namespaces: Namespaces,
     last_resort: LastResort,
     bodies: Arc<BodyBudget>,
     in_flight: Semaphore,
@@ -125,12 +129,14 @@ pub async fn start(
     let listener = seams.net.listen(&config.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?.to_string();
     let peers = Peers::new(seams.clone(), secret.node_token());
-    let follower = Follower::start(Arc::clone(&bucket), seams.clone(), config.ring_interval);
+    let counted = |work| config.meter.bucket(&bucket, work);
+    let follower = Follower::start(counted(Work::Membership), seams.clone(), config.ring_interval);
     let shared = Arc::new(Shared {
         repairs: Repairs::start(peers.clone()),
         gossip: GossipHandle::listen(peers.clone(), follower.clone(), seams.clone()),
         trust: Trust::start(peers.clone(), follower.clone()),
-        last_resort: LastResort::new(bucket, seams.clone()),
+        namespaces: Namespaces::start(counted(Work::Namespaces), seams.clone(), config.namespace_interval),
+        last_resort: LastResort::new(counted(Work::LastResort), seams.clone()),
         follower,
         peers,
         clock_key: secret.clock_key(),

@@ -131,6 +131,19 @@ impl Problem {
         Self::new(StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition failed", detail)
     }
 
+    /// 409: one more namespace with settings would be too many.
+    pub fn too_many_namespaces(limit: usize) -> Self {
+        let detail = format!("{limit} namespaces have settings, as many as may");
+        Self::new(StatusCode::CONFLICT, "too-many-namespaces", "Too many namespaces", detail)
+    }
+
+    /// 428: the namespace refuses writes that don't say what they have seen.
+    pub fn blind_write() -> Self {
+        let detail = "the namespace takes no write without a Vector-Clock (on_blind_write = reject); read the key and \
+                      give back the clock, or write a new key with If-None-Match: *";
+        Self::new(StatusCode::PRECONDITION_REQUIRED, "blind-write", "Precondition required", detail)
+    }
+
     /// 413: the value is too large.
     pub fn too_large(limit: usize) -> Self {
         let detail = format!("the value is larger than {limit} bytes (--max-value)");
@@ -161,6 +174,13 @@ impl Problem {
             format!("{failing} of {homes} homes can't put anything into the bucket; try a lower durability");
         let title = "The bucket takes nothing";
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "bucket-unavailable", title, detail);
+        Self { retry_after: Some(5), ..problem }
+    }
+
+    /// 503: the bucket, which holds the settings of namespaces, does not do its part.
+    pub fn settings_unavailable(detail: impl Into<String>) -> Self {
+        let title = "The settings can't be reached";
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "settings-unavailable", title, detail);
         Self { retry_after: Some(5), ..problem }
     }
 

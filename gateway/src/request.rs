@@ -13,10 +13,11 @@ use cartwheel_core::record::{MAX_META_BYTES, MAX_META_PAIRS};
 use cartwheel_core::wire::{MAX_TAGS, Precondition, Tags};
 
 use crate::problem::Problem;
-use crate::settings::Settings;
 
 /// What all data paths start with.
 pub const DATA_PREFIX: &str = "/v1/kv/";
+/// The path of the list of namespaces.
+pub(crate) const NAMESPACES_PATH: &str = "/v1/namespaces";
 /// The longest deadline.
 const MAX_DEADLINE: Duration = Duration::from_secs(60);
 /// Longest `Content-Type`, bytes.
@@ -32,13 +33,25 @@ const META_PREFIX: &str = "cartwheel-meta-";
 pub fn parse_path(uri: &Uri) -> Result<(Namespace, Key), Problem> {
     let rest = uri.path().strip_prefix(DATA_PREFIX).unwrap_or_default();
     let (namespace, key) = rest.split_once('/').unwrap_or((rest, ""));
-    let namespace = Namespace::new(&percent_decode(namespace, "namespace")?)
-        .map_err(|e| Problem::bad_request(e.to_string()))?;
+    let namespace = decode_namespace(namespace)?;
     let key = Key::new(percent_decode(key, "key")?.into()).map_err(|e| match e {
         NameError::LongKey(_) => Problem::key_too_long(e.to_string()),
         _ => Problem::bad_request(e.to_string()),
     })?;
     Ok((namespace, key))
+}
+
+/// The namespace of a path under [`NAMESPACES_PATH`].
+///
+/// # Errors
+/// 400, naming the rule.
+pub(crate) fn parse_namespace(uri: &Uri) -> Result<Namespace, Problem> {
+    let rest = uri.path().strip_prefix(NAMESPACES_PATH).unwrap_or_default();
+    decode_namespace(rest.strip_prefix('/').unwrap_or_default())
+}
+
+fn decode_namespace(text: &str) -> Result<Namespace, Problem> {
+    Namespace::new(&percent_decode(text, "namespace")?).map_err(|e| Problem::bad_request(e.to_string()))
 }
 
 /// Decodes every `%XX` once; anything else after a `%` is an error.
@@ -58,15 +71,15 @@ fn percent_decode(text: &str, field: &str) -> Result<Vec<u8>, Problem> {
     Ok(out)
 }
 
-/// The query parameters of a data request.
+/// The query parameters of a data request. What is `None` is for the namespace to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
     /// Answers needed for a read.
-    pub r: usize,
+    pub r: Option<usize>,
     /// Acknowledgements needed for a write.
-    pub w: usize,
+    pub w: Option<usize>,
     /// What each counted acknowledgement must have reached.
-    pub durability: Durability,
+    pub durability: Option<Durability>,
     /// May fallbacks be counted?
     pub sloppy: bool,
     /// How long the request may take.
@@ -87,20 +100,15 @@ pub enum Operation {
 }
 
 impl Query {
-    /// Reads the query of a request.
+    /// Reads the query of a request in a cluster of `n` replicas.
     ///
     /// # Errors
     /// 400 for an unknown, repeated or malformed parameter or one out of range, by name.
-    pub fn parse(
-        uri: &Uri,
-        operation: Operation,
-        settings: Settings,
-        deadline: Duration,
-    ) -> Result<Self, Problem> {
+    pub fn parse(uri: &Uri, operation: Operation, n: usize, deadline: Duration) -> Result<Self, Problem> {
         let mut query = Self {
-            r: settings.r,
-            w: settings.w,
-            durability: settings.durability,
+            r: None,
+            w: None,
+            durability: None,
             sloppy: true,
             deadline,
             return_value: false,
@@ -119,13 +127,13 @@ impl Query {
             };
             match (name, operation) {
                 ("r", _) => {
-                    query.r = parse_count(&value, settings.n).ok_or_else(|| expects(&counts(settings)))?;
+                    query.r = Some(parse_count(&value, n).ok_or_else(|| expects(&counts(n)))?);
                 }
                 ("w", _) => {
-                    query.w = parse_count(&value, settings.n).ok_or_else(|| expects(&counts(settings)))?;
+                    query.w = Some(parse_count(&value, n).ok_or_else(|| expects(&counts(n)))?);
                 }
                 ("durability", _) => {
-                    query.durability = value.parse().map_err(|()| expects("memory, disk or bucket"))?;
+                    query.durability = Some(value.parse().map_err(|()| expects("memory, disk or bucket"))?);
                 }
                 ("sloppy", _) => {
                     query.sloppy = value.parse().map_err(|_| expects("true or false"))?;
@@ -161,8 +169,8 @@ impl Query {
     }
 }
 
-fn counts(settings: Settings) -> String {
-    format!("1 to {} (the replicas), quorum or all", settings.n)
+fn counts(n: usize) -> String {
+    format!("1 to {n} (the replicas), quorum or all")
 }
 
 fn parse_count(text: &str, n: usize) -> Option<usize> {
@@ -364,7 +372,7 @@ mod tests {
 
     fn query(text: &str) -> Result<Query, Problem> {
         let uri = format!("/v1/kv/a/b?{text}").parse().unwrap();
-        Query::parse(&uri, Operation::Write, Settings::defaults(3), Duration::from_secs(5))
+        Query::parse(&uri, Operation::Write, 3, Duration::from_secs(5))
     }
 
     #[test]
@@ -387,9 +395,10 @@ mod tests {
     #[test]
     fn queries_are_checked_by_name() {
         let q = query("r=1&w=all&durability=bucket&sloppy=false&deadline=300ms&return=value").unwrap();
-        assert_eq!((q.r, q.w, q.durability, q.sloppy), (1, 3, Durability::Bucket, false));
+        assert_eq!((q.r, q.w, q.durability), (Some(1), Some(3), Some(Durability::Bucket)));
+        assert!(!q.sloppy);
         assert_eq!((q.deadline, q.return_value), (Duration::from_millis(300), true));
-        assert_eq!(query("").unwrap().w, 2);
+        assert_eq!(query("").unwrap().w, None);
         for bad in [
             "r=0",
             "r=4",
@@ -473,7 +482,7 @@ mod tests {
         #[test]
         fn no_query_panics(text in "[ -~]{0,80}") {
             if let Ok(uri) = format!("/v1/kv/a/b?{text}").parse::<Uri>() {
-                let _ = Query::parse(&uri, Operation::Read, Settings::defaults(3), Duration::from_secs(1));
+                let _ = Query::parse(&uri, Operation::Read, 3, Duration::from_secs(1));
             }
         }
     }

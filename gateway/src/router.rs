@@ -5,10 +5,12 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::{any, get};
 
+use cartwheel_cluster::metrics::with_metrics;
+
 use crate::Shared;
 use crate::edge::EdgeLayer;
 use crate::problem::Problem;
-use crate::{cluster_api, data, hints_api};
+use crate::{cluster_api, data, hints_api, namespaces_api};
 
 /// Requests in the house at once, those whose bodies still arrive included, as a multiple of those worked on.
 const ROOM: usize = 8;
@@ -16,8 +18,11 @@ const ROOM: usize = 8;
 /// The whole HTTP surface of a gateway.
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     let edge = EdgeLayer::new(shared.config.in_flight.saturating_mul(ROOM));
-    Router::new()
+    let metrics = shared.config.metrics.clone();
+    let router = Router::new()
         .route("/v1/kv/{*rest}", any(data::handle))
+        .route("/v1/namespaces", get(namespaces_api::list))
+        .route("/v1/namespaces/{namespace}", any(namespaces_api::handle))
         .route("/v1/cluster", get(cluster_api::cluster))
         .route("/v1/cluster/ring", get(cluster_api::ring))
         .route("/v1/cluster/locate", get(cluster_api::locate))
@@ -25,8 +30,9 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/readyz", get(cluster_api::ready))
         .fallback(|| async { Problem::no_such_path().into_response() })
         .layer(edge)
-        // Alive even when all room is taken.
-        .route("/healthz", get(cluster_api::healthy))
+        // Alive, and seen to be busy, even when all room is taken.
+        .route("/healthz", get(cluster_api::healthy));
+    with_metrics(router, metrics)
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed("GET, HEAD").into_response() })
         .with_state(shared)
 }

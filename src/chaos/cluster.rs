@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::net::TcpSocket;
 use tokio::time::Instant;
 
-use cartwheel_bucket::{BucketUrl, S3Bucket, S3Options};
+use cartwheel_bucket::{BucketUrl, Meter, S3Bucket, S3Options};
 use cartwheel_cluster::membership::{self, Founding};
 use cartwheel_core::names::NodeId;
 use cartwheel_core::ring::{Member, MemberState};
@@ -325,7 +325,7 @@ async fn found(endpoint: &str, members: Vec<(String, String)>) -> Result<(), Fai
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    let (outside, _) = Outside::connect(BUCKET, options, None).await?;
+    let (outside, _) = Outside::connect(BUCKET, options, None, &Meter::new()).await?;
     let member = |(id, address): (String, String)| {
         let id = NodeId::new(&id).map_err(|e| failed(&e))?;
         let zone = "default".to_owned();

@@ -22,6 +22,8 @@ type Sibling = (u64, Option<String>, Vec<u8>);
 struct Store {
     count: u64,
     keys: BTreeMap<(String, Vec<u8>), Vec<Sibling>>,
+    /// What is set for namespaces, each change kept.
+    namespaces: BTreeMap<String, Vec<Value>>,
     requests: Vec<String>,
 }
 
@@ -130,6 +132,25 @@ async fn answer(State(store): State<Shared>, request: Request) -> Response<Body>
             return reply(200, location.to_string());
         }
         _ => {}
+    }
+    if path == "/v1/namespaces" {
+        let last = |(name, set): (&String, &Vec<Value>)| json!({"namespace": name, "version": set.len(), "settings": set.last()});
+        let list: Vec<Value> = store.namespaces.iter().map(last).collect();
+        return reply(200, json!({"namespaces": list, "more": false}).to_string());
+    }
+    if let Some(namespace) = path.strip_prefix("/v1/namespaces/") {
+        let set = store.namespaces.entry(namespace.to_owned()).or_default();
+        if parts.method == Method::PUT {
+            let tag = format!("\"{}\"", set.len());
+            if parts.headers.get("if-match").is_some_and(|wanted| *wanted != tag) {
+                return reply(412, "");
+            }
+            set.push(serde_json::from_slice(&body).unwrap());
+        }
+        let defaults = json!({"n": 3, "r": 2, "w": 2, "ttl": null});
+        let mut response = reply(200, set.last().unwrap_or(&defaults).to_string());
+        response.headers_mut().insert("etag", format!("\"{}\"", set.len()).parse().unwrap());
+        return response;
     }
     let Some((namespace, key)) = path.strip_prefix("/v1/kv/").and_then(|rest| rest.split_once('/')) else {
         return reply(404, "");
@@ -340,6 +361,31 @@ fn the_cluster_is_shown_in_tables() {
         let (_, out, _) = server.run(&[words, &["-o", "json"]].concat());
         assert!(serde_json::from_str::<Value>(&out).unwrap().is_object());
     }
+}
+
+#[test]
+fn settings_of_namespaces_are_changed_one_by_one() {
+    let server = Server::start();
+    let (exit, out, _) = server.run(&["namespace", "get", "carts"]);
+    assert_eq!(exit, Exit::Done);
+    assert!(out.contains("version  0\n") && out.contains("ttl      -\n"), "{out}");
+    let (exit, out, _) = server.run(&["namespace", "set", "carts", "--ttl", "7d", "--r", "1"]);
+    assert_eq!(exit, Exit::Done);
+    assert!(out.contains("version  1\n") && out.contains("ttl      7d\n"), "{out}");
+    assert!(server.last_request().contains("\"if-match\": \"\\\"0\\\"\""), "{}", server.last_request());
+    let (_, out, _) = server.run(&["namespace", "set", "carts", "--w", "3", "-o", "json"]);
+    let wanted = json!({"n": 3, "r": 1, "w": 3, "ttl": "7d"});
+    let document: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(document, json!({"namespace": "carts", "version": 2, "settings": wanted}));
+    server.run(&["namespace", "set", "carts", "--ttl", "none"]);
+    let (_, out, _) = server.run(&["namespace", "list", "-o", "json"]);
+    let document: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(document["namespaces"][0]["settings"]["ttl"], Value::Null);
+    let (_, out, _) = server.run(&["namespace", "list"]);
+    assert!(out.contains("carts            3  1  3"), "{out}");
+    let (exit, _, err) = server.run(&["namespace", "set", "carts"]);
+    assert_eq!(exit, Exit::Usage);
+    assert!(err.contains("--ttl"), "{err}");
 }
 
 /// Follow mode over keys that an earlier bench wrote leaves no siblings; blind mode does.

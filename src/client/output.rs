@@ -3,7 +3,7 @@
 //! Results go to standard output, remarks to standard error. A reader that goes away (`| head`) ends the
 //! command quietly. Tests collect both streams in memory.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
 use serde_json::Value;
@@ -80,6 +80,28 @@ impl Output {
             Output::Process => io::stderr().lock().write_all(line.as_bytes()),
             Output::Memory { err, .. } => err.write_all(line.as_bytes()),
         };
+    }
+
+    /// Does a person watch standard error?
+    pub fn has_terminal(&self) -> bool {
+        matches!(self, Output::Process) && io::stderr().is_terminal()
+    }
+
+    /// Says how far long work is: in place of what was said before on a terminal, as a line elsewhere.
+    pub fn progress(&mut self, text: &str) {
+        if self.has_terminal() {
+            // Back to the start of the line, and away with what is there.
+            let _ = io::stderr().lock().write_all(format!("\r\x1b[K{text}").as_bytes());
+        } else {
+            self.note(text);
+        }
+    }
+
+    /// Takes the last progress off a terminal.
+    pub fn progress_ends(&mut self) {
+        if self.has_terminal() {
+            let _ = io::stderr().lock().write_all(b"\r\x1b[K");
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use cartwheel_bucket::S3Options;
+use cartwheel_bucket::{S3Options, Work};
 use cartwheel_cluster::membership::{self, Founding};
 use cartwheel_core::names::NodeId;
 use cartwheel_core::ring::{Member, MemberState, RingDocument};
@@ -17,8 +17,9 @@ use cartwheel_s3_server::{RunningS3Server, S3Server, S3ServerConfig};
 use cartwheel_storage_node::disk::{Disk, FileDisk};
 use cartwheel_storage_node::{NodeConfig, RunningNode, StartError};
 
+use super::metrics::Metrics;
 use super::shutdown::Signals;
-use super::{LogArgs, Outside, check_exposure, runtime, storage_node, telemetry};
+use super::{LogArgs, Outside, PricesArgs, check_exposure, runtime, storage_node, telemetry};
 use crate::client::{Exit, Failure, Output};
 
 const BUCKET: &str = "cartwheel";
@@ -55,6 +56,9 @@ pub struct DevArgs {
     /// Listen beyond loopback without credentials
     #[arg(long, env = "CARTWHEEL_INSECURE")]
     pub insecure: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub prices: PricesArgs,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub log: LogArgs,
@@ -105,14 +109,18 @@ impl DevCluster {
         let failed = |e: cartwheel_bucket::BucketError| Failure::failed(format!("object storage: {e}"));
         let bucket = cartwheel_bucket::S3Bucket::connect(&url, options.clone()).await.map_err(failed)?;
         bucket.ensure_exists().await.map_err(failed)?;
-        let (outside, _) = Outside::connect(&format!("s3://{BUCKET}"), options, None).await?;
+        let metrics = Metrics::new(args.prices.list)?;
+        // What is done for all: it is no node's and no gateway's.
+        let meter = metrics.meter("dev");
+        let (outside, _) = Outside::connect(&format!("s3://{BUCKET}"), options, None, &meter).await?;
 
-        let configs = node_configs(args, &outside).await?;
+        let founding = Outside { bucket: meter.bucket(&outside.bucket, Work::Membership), ..outside.clone() };
+        let configs = node_configs(args, &founding, &metrics).await?;
         let starting = configs.into_iter().map(|config| start_node(config, args, outside.clone()));
         let nodes = futures_util::future::try_join_all(starting).await?;
         let mut gateways = Vec::new();
         for number in 0..args.gateways {
-            let gateway = start_gateway(args, number, &outside).await?;
+            let gateway = start_gateway(args, number, &outside, &metrics).await?;
             gateway.ready().await;
             gateways.push(gateway);
         }
@@ -172,7 +180,11 @@ async fn start_s3(args: &DevArgs) -> Result<RunningS3Server, Failure> {
 
 /// The nodes, at the addresses they had before where those are free. A new cluster is founded with all of them,
 /// so that none has to join.
-async fn node_configs(args: &DevArgs, outside: &Outside) -> Result<Vec<NodeConfig>, Failure> {
+async fn node_configs(
+    args: &DevArgs,
+    outside: &Outside,
+    metrics: &Metrics,
+) -> Result<Vec<NodeConfig>, Failure> {
     let failed = |e: membership::MembershipError| Failure::failed(e.to_string());
     let known = membership::read_newest(&*outside.bucket, 0).await.map_err(failed)?;
     let mut configs = Vec::new();
@@ -182,7 +194,13 @@ async fn node_configs(args: &DevArgs, outside: &Outside) -> Result<Vec<NodeConfi
         let before = known.as_ref().and_then(|ring| ring.member(&id)).map(|member| member.address.clone());
         let listen = free_address(before.as_deref())?;
         let config = NodeConfig::new(id, listen);
-        configs.push(NodeConfig { flush_interval: args.flush_interval, ..config });
+        configs.push(NodeConfig {
+            flush_interval: args.flush_interval,
+            meter: metrics.meter(config.id.as_str()),
+            prices: args.prices.list,
+            metrics: Some(metrics.text()),
+            ..config
+        });
     }
     if known.is_none() {
         let document = found(&configs, outside).map_err(failed)?;
@@ -241,14 +259,23 @@ async fn start_node(
     started.map_err(|e| storage_node::explain(&e))
 }
 
-async fn start_gateway(args: &DevArgs, number: u8, outside: &Outside) -> Result<RunningGateway, Failure> {
+async fn start_gateway(
+    args: &DevArgs,
+    number: u8,
+    outside: &Outside,
+    metrics: &Metrics,
+) -> Result<RunningGateway, Failure> {
     let mut listen = args.listen;
     if listen.port() != 0 {
         let port = listen.port().checked_add(u16::from(number));
         listen
             .set_port(port.ok_or_else(|| Failure::usage("--listen: too high a port for so many gateways"))?);
     }
-    let config = GatewayConfig::new(listen.to_string());
+    let config = GatewayConfig {
+        meter: metrics.meter(&format!("gateway-{}", number + 1)),
+        metrics: Some(metrics.text()),
+        ..GatewayConfig::new(listen.to_string())
+    };
     let Outside { seams, bucket, secret } = outside.clone();
     let started = cartwheel_gateway::start(config, seams, bucket, &secret).await;
     started.map_err(|e| Failure::failed(e.to_string()))

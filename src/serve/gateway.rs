@@ -7,6 +7,7 @@ use clap::Args;
 use cartwheel_bucket::S3Options;
 use cartwheel_gateway::GatewayConfig;
 
+use super::metrics::Metrics;
 use super::shutdown::Signals;
 use super::{Outside, ProcessArgs, check_exposure, runtime, telemetry};
 use crate::client::{Exit, Failure, Output};
@@ -49,11 +50,15 @@ pub fn main(args: GatewayArgs, output: &mut Output) -> Result<Exit, Failure> {
 async fn run(args: GatewayArgs, output: &mut Output) -> Result<Exit, Failure> {
     let signals = Signals::new()?;
     let secret = args.process.cluster_secret.as_deref();
-    let (outside, _) = Outside::connect(&args.process.bucket, S3Options::default(), secret).await?;
+    let metrics = Metrics::new(args.process.prices.list)?;
+    let meter = metrics.meter("gateway");
+    let (outside, _) = Outside::connect(&args.process.bucket, S3Options::default(), secret, &meter).await?;
     let config = GatewayConfig {
         max_value: usize::try_from(args.max_value).unwrap_or(usize::MAX),
         in_flight: usize::try_from(args.in_flight).unwrap_or(usize::MAX),
         deadline: args.deadline,
+        meter,
+        metrics: Some(metrics.text()),
         ..GatewayConfig::new(args.listen)
     };
     let Outside { seams, bucket, secret } = outside;

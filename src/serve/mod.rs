@@ -3,6 +3,7 @@
 
 pub mod dev;
 pub mod gateway;
+pub mod metrics;
 pub mod s3_server;
 pub mod storage_node;
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use cartwheel_bucket::{BucketUrl, S3Bucket, S3Options, SharedBucket};
+use cartwheel_bucket::{BucketUrl, Meter, Prices, S3Bucket, S3Options, SharedBucket, Work};
 use cartwheel_cluster::seams::Seams;
 use cartwheel_cluster::secret::ClusterSecret;
 
@@ -42,7 +43,20 @@ pub struct ProcessArgs {
     pub insecure: bool,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub prices: PricesArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub log: LogArgs,
+}
+
+/// What the bucket costs.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct PricesArgs {
+    /// What the store charges, in dollars: per 1,000 requests that write or list (put) and that read (get), per GB
+    /// that lies there for a month (gb-month) and per GB read out of it (gb-out). What is left out costs what it
+    /// does at S3 Standard in us-east-1
+    #[arg(long = "prices", value_name = "PRICES", env = "CARTWHEEL_PRICES", default_value_t)]
+    pub list: Prices,
 }
 
 /// How a process logs, to standard error.
@@ -67,11 +81,12 @@ pub(crate) struct Outside {
 
 impl Outside {
     /// Connects to the bucket and finds the cluster's secret, waiting a while for a bucket that does not
-    /// answer yet.
+    /// answer yet. Only what that takes is counted by `meter`: the bucket of the answer counts nothing yet.
     pub(crate) async fn connect(
         url: &str,
         options: S3Options,
         secret: Option<&str>,
+        meter: &Arc<Meter>,
     ) -> Result<(Self, S3Bucket), Failure> {
         let url = BucketUrl::parse(url).map_err(|e| Failure::usage(format!("--bucket: {e}")))?;
         let failed = |e: cartwheel_bucket::BucketError| Failure::unreachable(format!("--bucket: {e}"));
@@ -81,6 +96,7 @@ impl Outside {
         let secret = match secret {
             Some(secret) => ClusterSecret::given(secret),
             None => {
+                let bucket = meter.bucket(&bucket, Work::Membership);
                 let give_up = tokio::time::Instant::now() + START_PATIENCE;
                 loop {
                     match ClusterSecret::from_bucket(&*bucket, &*seams.random).await {

@@ -30,8 +30,18 @@ impl Signals {
     }
 
     /// Waits for the first signal, then runs `drain`; a second signal ends the process at once.
-    pub(crate) async fn then_drain(mut self, drain: impl Future<Output = ()>) {
+    pub(crate) async fn then_drain(self, drain: impl Future<Output = ()>) {
+        self.first().await.drain(drain).await;
+    }
+
+    /// Waits for the first signal.
+    pub(crate) async fn first(mut self) -> Self {
         self.next().await;
+        self
+    }
+
+    /// Runs `drain`; a signal ends the process at once.
+    pub(crate) async fn drain(mut self, drain: impl Future<Output = ()>) {
         tracing::info!("draining; a second signal ends the process at once");
         tokio::select! {
             () = drain => {}

@@ -12,6 +12,7 @@ use cartwheel_core::names::NodeId;
 use cartwheel_storage_node::disk::{Disk, FileDisk};
 use cartwheel_storage_node::{NodeConfig, StartError};
 
+use super::metrics::Metrics;
 use super::shutdown::Signals;
 use super::{Outside, ProcessArgs, check_exposure, runtime, telemetry};
 use crate::client::{Exit, Failure, Output};
@@ -48,15 +49,20 @@ pub struct StorageNodeArgs {
     /// Keep no log: the node then reaches the durabilities memory and bucket only
     #[arg(long, env = "CARTWHEEL_NO_DISK")]
     pub no_disk: bool,
-    /// Memory for caches (1MiB to 1TiB)
-    #[arg(long, value_name = "SIZE", env = "CARTWHEEL_CACHE", default_value = "512MiB",
+    /// Memory that the node is to keep within: the clock index, what waits for the bucket and buffers come first, caches
+    /// get the rest (64MiB to 1TiB)
+    #[arg(long, value_name = "SIZE", env = "CARTWHEEL_MEMORY", default_value = "1GiB",
+          value_parser = crate::units::size_between(64 << 20, 1 << 40))]
+    pub memory: u64,
+    /// The most of it that caches may have (1MiB to 1TiB)
+    #[arg(long, value_name = "SIZE", env = "CARTWHEEL_CACHE",
           value_parser = crate::units::size_between(1 << 20, 1 << 40))]
-    pub cache: u64,
+    pub cache: Option<u64>,
     /// How long data may wait for the bucket (100ms to 1h)
     #[arg(long, value_name = "DURATION", env = "CARTWHEEL_FLUSH_INTERVAL", default_value = "10s",
           value_parser = crate::units::duration_between(Duration::from_millis(100), Duration::from_secs(3600)))]
     pub flush_interval: Duration,
-    /// How much data may wait for the bucket (64KiB to 1GiB)
+    /// How much data may wait for the bucket, and at most a twentieth of the memory (64KiB to 1GiB)
     #[arg(long, value_name = "SIZE", env = "CARTWHEEL_FLUSH_BYTES", default_value = "64MiB",
           value_parser = crate::units::size_between(64 << 10, 1 << 30))]
     pub flush_bytes: u64,
@@ -64,6 +70,14 @@ pub struct StorageNodeArgs {
     #[arg(long, value_name = "SIZE", env = "CARTWHEEL_HINT_BYTES", default_value = "1GiB",
           value_parser = crate::units::size_between(1 << 20, 1 << 40))]
     pub hint_bytes: u64,
+    /// How long what is needed no longer stays in the bucket, for readers that are slow (1s to 7d)
+    #[arg(long, value_name = "DURATION", env = "CARTWHEEL_DELETE_AFTER", default_value = "5m",
+          value_parser = crate::units::duration_between(Duration::from_secs(1), Duration::from_secs(7 * 86_400)))]
+    pub delete_after: Duration,
+    /// How long a key must have been deleted before its homes are asked whether they can forget it (1s to 365d)
+    #[arg(long, value_name = "DURATION", env = "CARTWHEEL_REAP_AFTER", default_value = "10m",
+          value_parser = crate::units::duration_between(Duration::from_secs(1), Duration::from_secs(365 * 86_400)))]
+    pub reap_after: Duration,
     /// May the node add itself to the ring?
     #[arg(long, value_name = "WHEN", env = "CARTWHEEL_JOIN", default_value = "auto", value_enum)]
     pub join: Join,
@@ -108,12 +122,20 @@ async fn run(args: StorageNodeArgs, output: &mut Output) -> Result<Exit, Failure
         Some(Arc::new(FileDisk::open(&args.data_dir).map_err(failed)?))
     };
     let secret = args.process.cluster_secret.as_deref();
-    let (outside, _) = Outside::connect(&args.process.bucket, S3Options::default(), secret).await?;
+    let metrics = Metrics::new(args.process.prices.list)?;
+    let meter = metrics.meter(args.id.as_str());
+    let (outside, _) = Outside::connect(&args.process.bucket, S3Options::default(), secret, &meter).await?;
     let config = NodeConfig {
         advertise: args.advertise,
         zone: args.zone,
         weight: args.weight,
-        cache_bytes: args.cache,
+        memory_bytes: args.memory,
+        cache_bytes: args.cache.unwrap_or(u64::MAX),
+        meter,
+        prices: args.process.prices.list,
+        metrics: Some(metrics.text()),
+        delete_after: args.delete_after,
+        reap_after: args.reap_after,
         flush_interval: args.flush_interval,
         hint_bytes: args.hint_bytes,
         flush_bytes: usize::try_from(args.flush_bytes).unwrap_or(usize::MAX),
@@ -126,8 +148,21 @@ async fn run(args: StorageNodeArgs, output: &mut Output) -> Result<Exit, Failure
     let node = cartwheel_storage_node::start(config, seams, disk, bucket, &secret).await;
     let node = node.map_err(|e| explain(&e))?;
     output.note(&format!("storage node {} serves at {}", node.id(), node.address()));
-    signals.then_drain(node.shutdown()).await;
-    Ok(Exit::Done)
+    let id = node.id().clone();
+    tokio::select! {
+        signals = signals.first() => {
+            signals.drain(node.shutdown()).await;
+            Ok(Exit::Done)
+        }
+        () = node.taken_over() => {
+            // What it holds and the bucket does not goes there; the other process takes it up.
+            node.shutdown().await;
+            Err(Failure::failed(format!(
+                "--id {id}: another process has taken over this name; this one has put what it held into the bucket \
+                 and ends"
+            )))
+        }
+    }
 }
 
 /// A failure with the exit status that fits.

@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use cartwheel_cluster::gossip::GossipHandle;
 use cartwheel_cluster::membership::{Follower, View};
 use cartwheel_core::names::NodeId;
 use cartwheel_core::quorum::Durability;
+use cartwheel_core::ring::Member;
 use cartwheel_core::standing::Standing;
 use cartwheel_core::wire::{Reply, Request};
 
@@ -57,6 +59,8 @@ const LOOKING: Duration = Duration::from_secs(1);
 /// What catching up needs.
 pub(crate) struct CatchUp {
     pub(crate) me: Incarnation,
+    /// Where this process is called.
+    pub(crate) address: String,
     pub(crate) stand: Arc<Stand>,
     pub(crate) copier: Copier,
     pub(crate) follower: Follower,
@@ -71,6 +75,8 @@ pub(crate) struct CatchUp {
     pub(crate) damaged: Mutex<BTreeSet<String>>,
     /// What this node keeps for others; here for the newest epoch that it has leased.
     pub(crate) hints: Arc<Hints>,
+    /// Set once this process holds everything that was promised, and has said so.
+    pub(crate) whole: Arc<AtomicBool>,
     pub(crate) loss: Loss,
 }
 
@@ -152,7 +158,7 @@ impl CatchUp {
     /// Listens to what the others say, until the process ends: who keeps hints for this node tells it himself, but
     /// may not reach it; and a node that reached nobody does not know what was kept for it meanwhile.
     pub(crate) async fn listen(self: Arc<Self>) {
-        let (mut seen, mut alone) = (0, false);
+        let (mut seen, mut alone, mut looked) = (0, false, 0);
         loop {
             // Looked at again after a while: what is said now may be hearsay, or come while this node catches up.
             if let Ok(changes) = tokio::time::timeout(HEARSAY, self.gossip.changed(seen)).await {
@@ -160,6 +166,11 @@ impl CatchUp {
             }
             let Some(view) = self.follower.view() else { continue };
             let others = self.gossip.alive().iter().filter(|node| **node != self.me.node).count();
+            let elsewhere = |member: &Member| member.address != self.address;
+            if view.version() > looked && view.document.member(&self.me.node).is_some_and(elsewhere) {
+                self.step_down_if_replaced().await;
+            }
+            looked = view.version();
             let was_alone = std::mem::replace(&mut alone, others == 0 && view.document.members.len() > 1);
             let believed_away = self.gossip.away_from_me().into_iter().any(|node| {
                 // Its word may be from before it was told.
@@ -213,6 +224,11 @@ impl CatchUp {
 
     /// One round; `None` if it has to begin anew.
     async fn round(&self, asked: u64, progress: &mut Progress) -> Option<Taken> {
+        // Who was stopped for long may have been given up.
+        self.step_down_if_replaced().await;
+        if self.copier.engine.is_fenced() {
+            std::future::pending::<()>().await;
+        }
         let told = self.come_back(asked).await?;
         if !self.stand.absorb(asked) {
             return None;
@@ -438,6 +454,7 @@ impl CatchUp {
                 tracing::warn!(%error, "can't say on the disk that it holds everything");
             }
         }
+        self.whole.fetch_or(progress.told, Ordering::AcqRel);
         progress.told
     }
 
@@ -491,6 +508,17 @@ impl CatchUp {
             biased;
             () = self.asked_again(asked) => {}
             () = letting_go => {}
+        }
+    }
+
+    /// Takes part in nothing any more if a newer process has taken this node's name.
+    async fn step_down_if_replaced(&self) {
+        let newest = in_brief(Incarnation::newest_lease(&self.me.node, &*self.bucket)).await;
+        if let Ok(Ok(epoch)) = newest
+            && epoch > self.hints.newest_epoch()
+        {
+            tracing::error!(node = %self.me.node, epoch, "another process has taken over; this one steps down");
+            self.copier.engine.fence();
         }
     }
 

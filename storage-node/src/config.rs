@@ -1,8 +1,11 @@
 //! What a storage node is told at start.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use cartwheel_bucket::{Meter, Prices};
 use cartwheel_cluster::membership::Founding;
+use cartwheel_cluster::metrics::MetricsText;
 use cartwheel_core::names::NodeId;
 
 /// Configuration of one storage node.
@@ -18,12 +21,19 @@ pub struct NodeConfig {
     pub zone: String,
     /// Its weight: how much of the data it takes, relative to the others.
     pub weight: u32,
-    /// Bytes of the row and block caches together.
+    /// Bytes of memory that the node is to keep within.
+    pub memory_bytes: u64,
+    /// The most of it that the row and block caches may have together, bytes.
     pub cache_bytes: u64,
     /// A memtable is flushed when it is so old…
     pub flush_interval: Duration,
     /// …or holds so many bytes.
     pub flush_bytes: usize,
+    /// How long an object that is needed no longer stays in the bucket, for readers that are slow; and how old segments
+    /// must be before they are merged into large ones.
+    pub delete_after: Duration,
+    /// How long a key must have been deleted before the homes are asked whether they can forget it.
+    pub reap_after: Duration,
     /// Bytes of hints kept for other nodes, beyond which no more are taken.
     pub hint_bytes: u64,
     /// Does a node that was away count for nothing until it has caught up? Always; only a test that shows what the
@@ -33,6 +43,12 @@ pub struct NodeConfig {
     pub founding: Founding,
     /// May the node add itself to the ring?
     pub may_join: bool,
+    /// Counts what is asked of the bucket.
+    pub meter: Arc<Meter>,
+    /// What the bucket costs.
+    pub prices: Prices,
+    /// What `GET /metrics` answers; `None` if nothing does.
+    pub metrics: Option<MetricsText>,
     /// Go on with a store that does not honour conditional creates.
     pub unsafe_no_cas: bool,
     /// How often to look for a newer ring document.
@@ -49,13 +65,19 @@ impl NodeConfig {
             advertise: None,
             zone: "default".to_owned(),
             weight: 1,
-            cache_bytes: 512 * 1024 * 1024,
+            memory_bytes: 1024 * 1024 * 1024,
+            cache_bytes: u64::MAX,
             flush_interval: Duration::from_secs(10),
             flush_bytes: 64 * 1024 * 1024,
+            delete_after: Duration::from_secs(300),
+            reap_after: Duration::from_secs(600),
             hint_bytes: 1024 * 1024 * 1024,
             catches_up: true,
             founding: Founding::default(),
             may_join: true,
+            meter: Meter::new(),
+            prices: Prices::default(),
+            metrics: None,
             unsafe_no_cas: false,
             ring_interval: Duration::from_secs(2),
         }

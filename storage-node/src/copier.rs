@@ -107,7 +107,7 @@ impl Copier {
             let done = Box::new(move |reached| {
                 let _ = sender.send(reached);
             });
-            match self.engine.replicate(hash, &record, &bytes, durability, done) {
+            match self.engine.take(hash, &record, &bytes, durability, done).await {
                 Ok(()) => {
                     let reached = reached.await.map_err(|_| "the node is shutting down".to_owned())?;
                     if reached < durability {

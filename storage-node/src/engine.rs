@@ -3,25 +3,29 @@
 //! Write path: clock index → log → memtable. Read path: clock index says absent → memtable → row cache →
 //! segments through the block cache. All that decides is done under one short lock; nothing under it waits.
 
+mod memory;
+mod rows;
 pub(crate) mod rules;
 mod scan;
+mod swap;
 mod tables;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use moka::sync::Cache;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use cartwheel_bucket::SharedBucket;
 use cartwheel_core::clock::{Actor, Dot};
+use cartwheel_core::clock_index::{ClockIndex, GroupFigures, Known};
 use cartwheel_core::codec::DecodeError;
+use cartwheel_core::compaction::{Amount, GROUPS};
 use cartwheel_core::container::Container;
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::manifest::SegmentEntry;
@@ -30,19 +34,29 @@ use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::{Brief, Record, Version, request_tag};
 use cartwheel_core::wire::{Precondition, Refusal};
 
-use crate::index::{ClockIndex, Known};
+use crate::graves::Graves;
 use crate::log::Log;
 use crate::memtable::{Flushed, Memtable, RecordKey};
 use crate::segments::{SegmentError, Segments, holds_all};
+use rows::{Row, Rows};
 use rules::{check_precondition, is_overfull, log_takes, reached_by_log};
 use tables::{Incoming, Tables, whole};
 
-/// Keys that go into the index at once while it loads.
-const INDEXED_AT_ONCE: usize = 256;
-/// Stripes of write sequences; a power of two.
-const STRIPES: usize = 4096;
+pub(crate) use memory::Held;
+pub(crate) use swap::Reaped;
+
+/// Bytes that a record takes in segments beside what the index counts; rather too many than too few.
+const RECORD_OVERHEAD: u64 = 80;
 /// Unflushed bytes at which writes are refused, as a multiple of the flush size.
 pub(crate) const MAX_UNFLUSHED: usize = 4;
+
+/// Bytes of the log at which writes are refused, as a multiple of the flush size. Writing one key again and again fills
+/// the log and not the memtable.
+const MAX_LOGGED: usize = 4 * LOGGED;
+/// Bytes of one log file at which its memtable is flushed, as a multiple of the flush size.
+const LOGGED: usize = 4;
+/// Segments at which writes are refused until some are merged: reads look into all that may hold a key.
+const MAX_SEGMENTS: usize = 8192;
 
 /// Called with the durability that a write has reached: the one asked, or less if the disk failed after the
 /// write was taken in. It can't be a refusal any more, for that would say that nothing was applied.
@@ -59,6 +73,14 @@ pub(crate) struct EngineConfig {
     pub(crate) block_cache_bytes: u64,
 }
 
+/// The bucket, counted apart by what it is for.
+pub(crate) struct Buckets {
+    /// Reads of keys.
+    pub(crate) read: SharedBucket,
+    /// The clock index and graves.
+    pub(crate) index: SharedBucket,
+}
+
 /// A version to be minted.
 #[derive(Debug, Clone)]
 pub(crate) struct MintRequest {
@@ -69,6 +91,24 @@ pub(crate) struct MintRequest {
     pub(crate) durability: Durability,
     pub(crate) precondition: Precondition,
     pub(crate) max_siblings: u32,
+}
+
+/// What came of a record that was to be taken in.
+pub(crate) enum Taking {
+    /// It is taken in.
+    Taken,
+    /// Nothing is known of its key, which may lie in a grave: look there first ([`Engine::exhume`]), then try again.
+    /// `done` is given back.
+    Buried(Done),
+}
+
+/// Were the graves looked at for the key of a write?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Graved {
+    /// Not yet.
+    Unknown,
+    /// What lay there is in memory now.
+    Exhumed,
 }
 
 /// What came of a mint, before its durability is reached.
@@ -82,15 +122,6 @@ pub(crate) enum Mint {
     Unknown,
 }
 
-/// A row of the cache: what the segments together know of a key, as of a write sequence.
-#[derive(Debug, Clone)]
-struct Row {
-    sequence: u64,
-    record: Option<Bytes>,
-    /// Is it the whole truth of the key, where memory holds nothing of it?
-    whole: bool,
-}
-
 /// The engine of one storage node.
 pub(crate) struct Engine {
     config: EngineConfig,
@@ -101,12 +132,14 @@ pub(crate) struct Engine {
     waiting: Mutex<Vec<(u64, Flushed)>>,
     log: Option<Arc<Log>>,
     pub(crate) segments: Segments,
-    rows: Cache<RecordKey, Row>,
-    sequences: Vec<AtomicU64>,
+    pub(crate) graves: Graves,
+    index_bucket: SharedBucket,
+    rows: Rows,
     /// Rung when a flush should start now.
     pub(crate) flush_now: Notify,
     /// Set when another process has taken over this node's name.
     fenced: AtomicBool,
+    told_fenced: Notify,
     /// Set while the bucket does not take what is flushed.
     bucket_fails: AtomicBool,
 }
@@ -132,19 +165,14 @@ impl Engine {
         config: EngineConfig,
         actor: Actor,
         hash_seed: u64,
-        bucket: SharedBucket,
+        buckets: Buckets,
         log: Option<Arc<Log>>,
         log_number: u64,
     ) -> Self {
-        let rows = Cache::builder()
-            .max_capacity(config.row_cache_bytes)
-            .weigher(|key: &RecordKey, row: &Row| {
-                let record = row.record.as_ref().map_or(0, Bytes::len);
-                u32::try_from(record + key.name.len() + 128).unwrap_or(u32::MAX)
-            })
-            .build();
         Self {
-            segments: Segments::new(bucket, config.block_cache_bytes),
+            segments: Segments::new(buckets.read, config.block_cache_bytes),
+            graves: Graves::new(Arc::clone(&buckets.index), hash_seed),
+            index_bucket: buckets.index,
             config,
             actor,
             hash_seed,
@@ -158,17 +186,18 @@ impl Engine {
             }),
             waiting: Mutex::default(),
             log,
-            rows,
-            sequences: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
+            rows: Rows::new(config.row_cache_bytes),
             flush_now: Notify::new(),
             fenced: AtomicBool::new(false),
+            told_fenced: Notify::new(),
             bucket_fails: AtomicBool::new(false),
         }
     }
 
     /// Accepts no write any more: another process holds this node's name.
     pub(crate) fn fence(&self) {
-        self.fenced.store(true, Ordering::Relaxed);
+        self.fenced.store(true, Ordering::Release);
+        self.told_fenced.notify_waiters();
     }
 
     /// Accepts no write any more: the process ends, and says so to the next one. A dot minted after that
@@ -184,7 +213,7 @@ impl Engine {
 
     /// Was it fenced?
     pub(crate) fn is_fenced(&self) -> bool {
-        self.fenced.load(Ordering::Relaxed)
+        self.fenced.load(Ordering::Acquire)
     }
 
     /// Does the bucket not take what is flushed?
@@ -201,11 +230,6 @@ impl Engine {
         }
     }
 
-    fn sequence(&self, hash: KeyHash) -> &AtomicU64 {
-        let stripe = usize::try_from(hash.0 % STRIPES as u128).unwrap_or(0);
-        &self.sequences[stripe]
-    }
-
     // ---- writes ----
 
     /// May a write come in, and can it reach `durability`?
@@ -217,7 +241,11 @@ impl Engine {
         if tables.closed {
             return Err(Refusal::Unable("the node is shutting down".to_owned()));
         }
-        if tables.unflushed_bytes() > MAX_UNFLUSHED * self.config.flush_bytes {
+        let (_, logged) = self.log.as_ref().map_or((0, 0), |log| log.sizes());
+        if tables.unflushed_bytes() > MAX_UNFLUSHED * self.config.flush_bytes
+            || logged > MAX_LOGGED * self.config.flush_bytes
+            || self.segments.count() > MAX_SEGMENTS
+        {
             return Err(Refusal::Overloaded);
         }
         if durability == Durability::Bucket && self.bucket_fails() {
@@ -236,13 +264,59 @@ impl Engine {
         record: &Record,
         bytes: &Bytes,
         durability: Durability,
+        graved: Graved,
         done: Done,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Taking, Refusal> {
         let mut tables = self.tables.write();
         self.check_write(durability, &tables)?;
         let known = tables.index.get(hash);
+        if self.may_be_buried(hash, &known, graved) {
+            return Ok(Taking::Buried(done));
+        }
         self.apply(&mut tables, known, Incoming::new(hash, record, bytes), durability, done);
         self.after_write(&tables, durability);
+        Ok(Taking::Taken)
+    }
+
+    /// As [`Engine::replicate`], after a look into the graves if need be.
+    ///
+    /// # Errors
+    /// As there; and if the graves can't be read.
+    pub(crate) async fn take(
+        &self,
+        hash: KeyHash,
+        record: &Record,
+        bytes: &Bytes,
+        durability: Durability,
+        done: Done,
+    ) -> Result<(), Refusal> {
+        match self.replicate(hash, record, bytes, durability, Graved::Unknown, done)? {
+            Taking::Taken => Ok(()),
+            Taking::Buried(done) => {
+                self.exhume(hash).await.map_err(|e| Refusal::Unable(e.to_string()))?;
+                self.replicate(hash, record, bytes, durability, Graved::Exhumed, done).map(drop)
+            }
+        }
+    }
+
+    /// Nothing is known of the key, but there may be a deletion of it.
+    fn may_be_buried(&self, hash: KeyHash, known: &Known, graved: Graved) -> bool {
+        let (Known::All(known) | Known::AtLeast(known)) = known;
+        graved == Graved::Unknown && known.seen().is_empty() && self.graves.may_hold(hash)
+    }
+
+    /// Brings deletions of keys with this hash back from the graves into memory.
+    ///
+    /// # Errors
+    /// [`SegmentError`].
+    pub(crate) async fn exhume(&self, hash: KeyHash) -> Result<(), SegmentError> {
+        for record in self.graves.find(hash).await? {
+            let bytes = record.encode();
+            let mut tables = self.tables.write();
+            let known = tables.index.get(hash);
+            let incoming = Incoming::new(hash, &record, &bytes);
+            self.apply(&mut tables, known, incoming, Durability::Memory, Box::new(|_| {}));
+        }
         Ok(())
     }
 
@@ -254,18 +328,23 @@ impl Engine {
     pub(crate) fn mint(
         &self,
         request: &MintRequest,
+        graved: Graved,
         done: impl FnOnce(Dot) -> Done,
     ) -> Result<Mint, Refusal> {
         let mut tables = self.tables.write();
         self.check_write(request.durability, &tables)?;
-        let Known::All(known) = tables.index.get(request.hash) else { return Ok(Mint::Unknown) };
+        let known = tables.index.get(request.hash);
+        if self.may_be_buried(request.hash, &known, graved) {
+            return Ok(Mint::Unknown);
+        }
+        let Known::All(known) = known else { return Ok(Mint::Unknown) };
         let tag = request_tag(request.version.request);
         let same = known.siblings().iter().find(|s| s.version.request == tag);
         let remembered = tables.requests.get(&(request.hash, request.version.request));
         if let Some(dot) = same.map(|s| &s.dot).or(remembered) {
             return Ok(Mint::Repeated(dot.clone()));
         }
-        check_precondition(&request.precondition, &known)?;
+        check_precondition(&request.precondition, &known, request.version.written_ms)?;
         let context = &request.version.context;
         if is_overfull(&known, request) {
             return Err(Refusal::TooManySiblings(known.into_parts().0));
@@ -323,7 +402,7 @@ impl Engine {
     }
 
     fn after_write(&self, tables: &Tables, durability: Durability) {
-        if durability == Durability::Bucket || tables.active.bytes() > self.config.flush_bytes {
+        if durability == Durability::Bucket || self.is_full(tables) {
             self.flush_now.notify_one();
         }
     }
@@ -384,13 +463,8 @@ impl Engine {
         if absent {
             return Some(Found::Absent);
         }
-        let row = self.row_now(key, self.sequence(key.hash).load(Ordering::Acquire))?;
+        let row = self.rows.get(key, self.rows.sequence(key.hash))?;
         row.record.filter(|_| row.whole).map(Found::Record)
-    }
-
-    /// The cached row of a key, if no flush has made it old.
-    fn row_now(&self, key: &RecordKey, sequence: u64) -> Option<Row> {
-        self.rows.get(key).filter(|row| row.sequence == sequence)
     }
 
     /// What the node knows of a key, from memory or from the bucket.
@@ -398,15 +472,26 @@ impl Engine {
     /// # Errors
     /// [`SegmentError`] where the bucket was needed and did not answer right.
     pub(crate) async fn read(&self, key: &RecordKey) -> Result<Found, SegmentError> {
+        match self.read_once(key).await {
+            // A merge has put others in the place of the segments that were being read, long ago.
+            Err(error) if error.is_missing() => self.read_once(key).await,
+            found => found,
+        }
+    }
+
+    async fn read_once(&self, key: &RecordKey) -> Result<Found, SegmentError> {
         if let Some(found) = self.read_fast(key) {
             return Ok(found);
         }
-        let before = self.sequence(key.hash).load(Ordering::Acquire);
+        let before = self.rows.sequence(key.hash);
         // Memory first: what a flush moves in between is then seen twice, never missed.
         let (mut merged, live) = self.in_memory(key);
         let container = match live {
             None => {
                 merged.sync(self.segments.read(key, None).await?);
+                if self.graves.may_hold(key.hash) {
+                    merged.sync(self.graves.segments.read(key, None).await?);
+                }
                 merged
             }
             Some(live) => {
@@ -433,7 +518,7 @@ impl Engine {
         live: &Container<Brief>,
         sequence: u64,
     ) -> Result<Container<Version>, SegmentError> {
-        if let Some(row) = self.row_now(key, sequence) {
+        if let Some(row) = self.rows.get(key, sequence) {
             return match row.record {
                 Some(bytes) => Ok(decode(&bytes)?.container),
                 None => Ok(Container::default()),
@@ -448,11 +533,14 @@ impl Engine {
         Ok(container)
     }
 
-    /// Reads a key wholly and lets the index know all of it.
+    /// Reads a key wholly, graves included, and lets the index know all of it.
     ///
     /// # Errors
     /// As [`Engine::read`].
     pub(crate) async fn read_full(&self, key: &RecordKey) -> Result<(), SegmentError> {
+        if self.graves.may_hold(key.hash) {
+            self.exhume(key.hash).await?;
+        }
         let brief = match self.read(key).await? {
             Found::Record(bytes) => decode(&bytes)?.container.map(|v| Brief::from(v)),
             Found::Absent => Container::default(),
@@ -492,7 +580,7 @@ impl Engine {
         let (object, bytes) = (entry.object.clone(), entry.bytes);
         self.segments.push(self.segments.open(object, bytes, Some(entry), Some(Instant::now())));
         for (key, _) in table.iter() {
-            self.sequence(key.hash).fetch_add(1, Ordering::AcqRel);
+            self.rows.raise(key.hash);
         }
         let flushed = {
             let mut tables = self.tables.write();
@@ -503,22 +591,42 @@ impl Engine {
         for (_, flushed) in flushed {
             flushed(Durability::Bucket);
         }
-        self.warm(table);
+        self.rows.warm(table);
     }
 
-    /// Hands the flushed rows to the row cache, which keeps those that are read often.
-    fn warm(&self, table: &Memtable) {
-        for (key, entry) in table.iter().filter(|(_, entry)| entry.complete) {
-            let sequence = self.sequence(key.hash).load(Ordering::Acquire);
-            let row = Row { sequence, record: Some(entry.record.clone()), whole: true };
-            self.rows.insert(key.clone(), row);
+    /// Is the active memtable to be flushed for its size, or that of its log?
+    fn is_full(&self, tables: &Tables) -> bool {
+        let (logged, _) = self.log.as_ref().map_or((0, 0), |log| log.sizes());
+        tables.active.bytes() > self.config.flush_bytes || logged > LOGGED * self.config.flush_bytes
+    }
+
+    /// The log files up to this number are gone.
+    pub(crate) fn forgot_logs(&self, up_to: u64) {
+        if let Some(log) = &self.log {
+            log.forgot(up_to);
+        }
+    }
+
+    /// Does the index know every key?
+    pub(crate) fn index_complete(&self) -> bool {
+        self.tables.read().index.is_complete()
+    }
+
+    /// Waits until another process has taken over this node's name.
+    pub(crate) async fn fenced(&self) {
+        loop {
+            let told = self.told_fenced.notified();
+            if self.is_fenced() {
+                return;
+            }
+            told.await;
         }
     }
 
     /// Is somebody waiting for a flush?
     pub(crate) fn flush_wanted(&self) -> bool {
         let tables = self.tables.read();
-        !self.waiting.lock().is_empty() || tables.active.bytes() > self.config.flush_bytes
+        !self.waiting.lock().is_empty() || self.is_full(&tables)
     }
 
     /// Is there nothing unflushed?
@@ -527,30 +635,15 @@ impl Engine {
         tables.frozen.is_none() && tables.active.is_empty()
     }
 
-    /// Fills the clock index from the segments that are there at the start; then it is complete.
-    ///
-    /// # Errors
-    /// [`SegmentError`]; what was read stays, and calling again goes on.
-    pub(crate) async fn load_index(
-        &self,
-        segments: &[Arc<crate::segments::Segment>],
-    ) -> Result<(), SegmentError> {
-        for segment in segments {
-            let mut clocks = segment.clocks(self.segments.bucket()).await?;
-            loop {
-                let chunk: Vec<_> =
-                    clocks.by_ref().take(INDEXED_AT_ONCE).collect::<Result<_, _>>().map_err(damaged)?;
-                if chunk.is_empty() {
-                    break;
-                }
-                let mut tables = self.tables.write();
-                for (hash, brief) in chunk {
-                    tables.index.join(hash, brief, false);
-                }
-            }
+    /// What each group of partitions would take if every key were in one record.
+    pub(crate) fn live(&self) -> [Amount; GROUPS as usize] {
+        let tables = self.tables.read();
+        let mut live = [Amount::default(); GROUPS as usize];
+        for (group, amount) in (0..GROUPS).zip(&mut live) {
+            let GroupFigures { keys, live_bytes, .. } = tables.index.group(group);
+            *amount = Amount { bytes: live_bytes + keys * RECORD_OVERHEAD, records: keys };
         }
-        self.tables.write().index.set_complete();
-        Ok(())
+        live
     }
 
     /// Figures for people.
@@ -563,7 +656,8 @@ impl Engine {
             memtable_keys: tables.memtables().map(Memtable::len).sum(),
             memtable_bytes: tables.unflushed_bytes(),
             segments: self.segments.all().len(),
-            row_cache_bytes: self.rows.weighted_size(),
+            graves: self.graves.segments.all().len(),
+            row_cache_bytes: self.rows.bytes(),
             block_cache_bytes: self.segments.cached_bytes(),
         }
     }
@@ -584,6 +678,8 @@ pub(crate) struct Figures {
     pub(crate) memtable_bytes: usize,
     /// Segments in the bucket.
     pub(crate) segments: usize,
+    /// Segments of deletions that are forgotten otherwise.
+    pub(crate) graves: usize,
     /// Bytes in the row cache.
     pub(crate) row_cache_bytes: u64,
     /// Bytes in the block cache.

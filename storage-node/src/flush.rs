@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use cartwheel_bucket::SharedBucket;
-use cartwheel_cluster::seams::Seams;
 use cartwheel_core::manifest::SegmentEntry;
 use cartwheel_core::record::{Brief, Record};
 use cartwheel_core::segment::{BuiltSegment, SegmentBuilder};
@@ -15,8 +14,8 @@ use cartwheel_core::segment::{BuiltSegment, SegmentBuilder};
 use crate::disk::Disk;
 use crate::engine::Engine;
 use crate::epoch::Incarnation;
+use crate::ledger::{Committed, Ledger};
 use crate::log;
-use crate::manifests::{self, ManifestsError};
 use crate::memtable::Memtable;
 
 /// The first pause after a failed upload; it doubles up to [`MAX_PAUSE`].
@@ -30,11 +29,11 @@ pub(crate) struct Flusher {
     pub(crate) engine: Arc<Engine>,
     pub(crate) bucket: SharedBucket,
     pub(crate) disk: Option<Arc<dyn Disk>>,
-    pub(crate) seams: Seams,
     pub(crate) me: Incarnation,
     pub(crate) interval: Duration,
-    /// The newest manifest version known.
-    pub(crate) manifest_version: u64,
+    pub(crate) ledger: Arc<Ledger>,
+    /// Rung after each flush: there may be something to merge.
+    pub(crate) flushed_one: Arc<Notify>,
     /// How many segments were flushed so far: the last one's number.
     pub(crate) flushed: u64,
 }
@@ -62,7 +61,7 @@ impl Flusher {
                 uncommitted = true;
             }
             if uncommitted && (stopping || Instant::now() >= manifest_due) {
-                uncommitted = !self.commit().await;
+                uncommitted = self.ledger.commit().await == Committed::NotYet;
                 manifest_due = Instant::now() + self.interval;
             }
             if stopping && self.engine.is_flushed() {
@@ -96,6 +95,7 @@ impl Flusher {
         tracing::debug!(%object, records = built.records, bytes = size, "flushed");
         self.engine.publish(table, SegmentEntry::of(object, &built));
         self.forget_logs(table.log_number).await;
+        self.flushed_one.notify_one();
         true
     }
 
@@ -103,34 +103,7 @@ impl Flusher {
     async fn forget_logs(&self, up_to: u64) {
         if let Some(disk) = &self.disk {
             log::forget(&**disk, log::RECORDS, up_to).await;
-        }
-    }
-
-    /// Writes the manifest; `false` if it has to be tried again. Finds out here if another process has taken
-    /// over.
-    pub(crate) async fn commit(&mut self) -> bool {
-        let segments = self.engine.segments.all();
-        let entries = match self.engine.segments.entries(&segments).await {
-            Ok(entries) => entries,
-            Err(error) => {
-                tracing::warn!(%error, "can't describe the segments for the manifest");
-                return false;
-            }
-        };
-        match manifests::commit(&*self.bucket, &self.seams, &self.me, self.manifest_version, &entries).await {
-            Ok(version) => {
-                self.manifest_version = version;
-                true
-            }
-            Err(error @ ManifestsError::TakenOver { .. }) => {
-                tracing::error!(%error, "this process steps down; it accepts no more writes");
-                self.engine.fence();
-                true
-            }
-            Err(error) => {
-                tracing::warn!(%error, "can't write the manifest; the segments are found without it");
-                false
-            }
+            self.engine.forgot_logs(up_to);
         }
     }
 }

@@ -206,7 +206,7 @@ impl Hints {
         found: FoundHints,
     ) -> Self {
         let log_number = found.newest + 1;
-        let log = disk.clone().map(|disk| Log::start(disk, log::HINTS, log_number));
+        let log = disk.clone().map(|disk| Log::start(disk, log::HINTS, log_number, 0));
         let hints = Self {
             config,
             first_generation: u64::from(epoch) << 32,
@@ -332,7 +332,7 @@ impl Hints {
             return Ok(HintMint::Repeated(dot, record(held)));
         }
         let brief = held.map(|v| Brief::from(v));
-        check_precondition(&request.precondition, &brief)?;
+        check_precondition(&request.precondition, &brief, request.version.written_ms)?;
         let context = &request.version.context;
         if is_overfull(&brief, request) {
             return Err(Refusal::TooManySiblings(brief.into_parts().0));
@@ -560,6 +560,19 @@ impl Hints {
     /// The newest epoch that this process has leased.
     pub(crate) fn newest_epoch(&self) -> u32 {
         self.state.lock().actor.epoch
+    }
+
+    /// Bytes of hints in memory.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        let tables = state.targets.values().flat_map(|target| &target.tables);
+        tables.map(|table| table.entries.bytes() as u64).sum()
+    }
+
+    /// Is anything kept for one of these homes?
+    pub(crate) fn keeps_any_for(&self, homes: &[NodeId]) -> bool {
+        let state = self.state.lock();
+        state.targets.iter().any(|(home, target)| !target.is_empty() && homes.contains(home))
     }
 
     /// The homes that hints are kept for, with how many and how old they are.

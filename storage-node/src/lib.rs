@@ -5,48 +5,56 @@
 //! recover, serve.
 
 mod catch_up;
+mod compact;
 mod config;
 mod copier;
 pub mod disk;
 mod engine;
 pub mod epoch;
 mod flush;
+mod graves;
 mod hints;
-mod index;
 mod join;
+mod ledger;
 mod log;
 mod loss;
 pub mod manifests;
+mod memory;
 mod memtable;
 mod offer;
 mod pace;
+mod reap;
 mod recovery;
 mod service;
 mod standing;
+mod sweep;
 #[cfg(test)]
 mod testing;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
 use axum::routing::get;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use cartwheel_bucket::{BucketError, ProbeVerdict, SharedBucket, probe_conditional_create};
+use cartwheel_bucket::{BucketError, ProbeVerdict, SharedBucket, Work, probe_conditional_create};
 use cartwheel_cluster::frames;
 use cartwheel_cluster::gossip::GossipHandle;
 use cartwheel_cluster::http_server::{Limits, serve};
 use cartwheel_cluster::membership::{self, Follower, MembershipError};
+use cartwheel_cluster::metrics::{MetricsText, with_metrics};
 use cartwheel_cluster::peer::{FRAMES_PATH, Peers};
 use cartwheel_cluster::seams::Seams;
 use cartwheel_cluster::secret::ClusterSecret;
 use cartwheel_core::clock::Actor;
 use cartwheel_core::gossip::Word;
+use cartwheel_core::manifest::Manifest;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::ring::{Member, MemberState};
 use cartwheel_segments as segments;
@@ -54,28 +62,30 @@ use cartwheel_segments as segments;
 pub use config::NodeConfig;
 
 use catch_up::CatchUp;
+use compact::Compactor;
 use copier::Copier;
 use disk::Disk;
-use engine::{Engine, EngineConfig};
+use engine::{Buckets, Engine, EngineConfig, Held};
 use epoch::{Incarnation, Leased};
 use flush::Flusher;
 use hints::{Hints, HintsConfig};
 use join::Joiner;
+use ledger::Ledger;
 use log::Log;
 use manifests::ManifestsError;
+use memory::{Budget, Governor};
 use pace::Pace;
+use reap::{Proofs, Reaper};
+use recovery::FoundSegment;
 use segments::manifests::ManifestReadError;
 use service::{Parts, Service};
 use standing::Stand;
+use sweep::Sweeper;
 
 /// How long a node waits for a bucket that does not answer at start.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// The pause before a step that the bucket failed is tried again.
 const START_PAUSE: Duration = Duration::from_millis(500);
-/// The share of the cache that holds rows; the rest holds blocks.
-const ROW_SHARE: u64 = 2;
-/// Bytes of hints in memory that lie in the bucket too.
-const HINTS_IN_MEMORY: usize = 64 * 1024 * 1024;
 
 /// Why a storage node could not start.
 #[derive(Debug, thiserror::Error)]
@@ -146,6 +156,7 @@ pub struct RunningNode {
     id: NodeId,
     address: String,
     incarnation: Incarnation,
+    engine: Arc<Engine>,
     stop: watch::Sender<bool>,
     ended: JoinHandle<()>,
 }
@@ -169,6 +180,12 @@ impl RunningNode {
         &self.incarnation
     }
 
+    /// Waits until another process has taken over this node's name; this one takes part in nothing any more, and is to
+    /// be shut down.
+    pub async fn taken_over(&self) {
+        self.engine.fenced().await;
+    }
+
     /// Drains, flushes and leaves a clean end behind.
     pub async fn shutdown(self) {
         let _ = self.stop.send(true);
@@ -189,7 +206,9 @@ pub async fn start(
     bucket: SharedBucket,
     secret: &ClusterSecret,
 ) -> Result<RunningNode, StartError> {
-    probe(&bucket, &seams, config.unsafe_no_cas).await?;
+    let counted = |work| config.meter.bucket(&bucket, work);
+    let (starting, membership_bucket) = (counted(Work::Start), counted(Work::Membership));
+    probe(&starting, &seams, config.unsafe_no_cas).await?;
     let listening = |error| StartError::Listen { address: config.listen.clone(), error };
     let listener = seams.net.listen(&config.listen).await.map_err(listening)?;
     let bound = listener.local_addr().map_err(listening)?.to_string();
@@ -206,30 +225,47 @@ pub async fn start(
     let document = patience
         .with(|| async {
             let me = me.clone();
-            Ok(membership::ensure_member(&*bucket, &seams, me, config.founding, config.may_join).await?)
+            Ok(membership::ensure_member(&*membership_bucket, &seams, me, config.founding, config.may_join)
+                .await?)
         })
         .await?;
-    let follower = Follower::start(Arc::clone(&bucket), seams.clone(), config.ring_interval);
-    let lease = || async { Ok(Incarnation::lease(&config.id, &*bucket, &seams, disk.as_deref()).await?) };
+    let follower = Follower::start(Arc::clone(&membership_bucket), seams.clone(), config.ring_interval);
+    let lease =
+        || async { Ok(Incarnation::lease(&config.id, &*membership_bucket, &seams, disk.as_deref()).await?) };
     let leased = patience.with(lease).await?;
     let Leased { me: incarnation, last, resumed, newest } = leased;
-    let assess =
-        || async { Ok(loss::assess(&incarnation, last.as_ref(), resumed, disk.as_deref(), &bucket).await?) };
+    let assess = || async {
+        Ok(loss::assess(&incarnation, last.as_ref(), resumed, disk.as_deref(), &starting).await?)
+    };
     let loss = patience.with(assess).await?;
-    let found = patience.with(|| async { Ok(recovery::find_segments(&bucket, &config.id).await?) }).await?;
+    let find = || async { Ok(recovery::find_segments(&starting, &seams, &incarnation).await?) };
+    let found = patience.with(find).await?;
     let hash_seed = document.hash_seed;
-    let recovered =
-        recover(&config, &incarnation, hash_seed, disk.clone(), Arc::clone(&bucket), found).await?;
-    let Recovered { engine, log, manifest_version } = recovered;
-    let find = || async { Ok(hints::find(&config.id, hash_seed, disk.as_deref(), &bucket).await?) };
+    let flush_bytes = config.flush_bytes as u64;
+    let buckets = Buckets { read: counted(Work::Read), index: counted(Work::Index) };
+    let budget = Budget::new(config.memory_bytes, config.cache_bytes, flush_bytes);
+    let recovered = recover(&budget, &incarnation, hash_seed, disk.clone(), buckets, found).await?;
+    let Recovered { engine, log, manifest } = recovered;
+    let ledger = Arc::new(Ledger::new(
+        counted(Work::Manifest),
+        seams.clone(),
+        incarnation.clone(),
+        Arc::clone(&engine),
+        &manifest,
+    ));
+    let proofs = Arc::new(Proofs::new(config.delete_after * 2));
+    let compact = Arc::new(Notify::new());
+    let whole = Arc::new(AtomicBool::new(false));
+    let governor = Arc::new(Governor::new(Arc::clone(&engine), budget));
+    let find = || async { Ok(hints::find(&config.id, hash_seed, disk.as_deref(), &starting).await?) };
     let found = patience.with(find).await?;
     let limits = HintsConfig {
         max_bytes: config.hint_bytes,
-        unstored_bytes: (config.flush_bytes * engine::MAX_UNFLUSHED) as u64,
-        memory_bytes: HINTS_IN_MEMORY,
+        unstored_bytes: budget.flush_bytes * engine::MAX_UNFLUSHED as u64,
+        memory_bytes: usize::try_from(budget.hints).unwrap_or(usize::MAX),
     };
     let whose = (incarnation.clone(), newest);
-    let hints = Hints::new(limits, whose, Arc::clone(&bucket), disk.clone(), seams.clone(), found);
+    let hints = Hints::new(limits, whose, counted(Work::Hints), disk.clone(), seams.clone(), found);
     let hints = Arc::new(hints);
 
     let view = membership::View::new(document);
@@ -248,16 +284,18 @@ pub async fn start(
         Copier { engine: Arc::clone(&engine), peers: peers.clone(), pace: Arc::clone(&pace), hash_seed };
     let catch_up = Arc::new(CatchUp {
         me: incarnation.clone(),
+        address: address.clone(),
         stand: Arc::clone(&stand),
         copier: copier.clone(),
         follower: follower.clone(),
         gossip: gossip.clone(),
-        bucket: Arc::clone(&bucket),
+        bucket: counted(Work::CatchUp),
         disk: disk.clone(),
         told: parking_lot::Mutex::default(),
         absorbed: parking_lot::Mutex::default(),
         damaged: parking_lot::Mutex::default(),
         hints: Arc::clone(&hints),
+        whole: Arc::clone(&whole),
         loss,
     });
     let parts = Parts {
@@ -267,43 +305,93 @@ pub async fn start(
         catch_up: Arc::clone(&catch_up),
         gossip,
         peers,
-        pace,
+        pace: Arc::clone(&pace),
+        proofs: Arc::clone(&proofs),
+        governor: Arc::clone(&governor),
+        meter: Arc::clone(&config.meter),
+        prices: config.prices,
+        seams: seams.clone(),
+        compact: Arc::clone(&compact),
         me: incarnation.clone(),
         follower: follower.clone(),
     };
     let service = Service::new(parts, &view);
-    let router = router(Arc::new(service), token);
+    let router = router(Arc::new(service), token, config.metrics.clone());
     let joiner = Joiner {
         me: config.id.clone(),
         copier: copier.clone(),
-        bucket: Arc::clone(&bucket),
+        bucket: counted(Work::Membership),
         seams: seams.clone(),
         follower: follower.clone(),
     };
+    let segments = engine.segments.all().to_vec();
+    let compactor = Compactor {
+        engine: Arc::clone(&engine),
+        ledger: Arc::clone(&ledger),
+        bucket: counted(Work::Compaction),
+        seams: seams.clone(),
+        node: config.id.clone(),
+        hash_seed,
+        pace,
+        proofs: Arc::clone(&proofs),
+        piece_bytes: usize::try_from(budget.flush_bytes).unwrap_or(usize::MAX),
+        settle: config.delete_after,
+        wake: Arc::clone(&compact),
+    };
+    let sweeper = Sweeper {
+        engine: Arc::clone(&engine),
+        ledger: Arc::clone(&ledger),
+        bucket: counted(Work::Sweep),
+        me: incarnation.clone(),
+        grace: config.delete_after,
+        whole,
+        wake: Arc::clone(&compact),
+    };
+    let reaper = Reaper {
+        me: config.id.clone(),
+        engine: Arc::clone(&engine),
+        proofs,
+        copier: copier.clone(),
+        follower: follower.clone(),
+        stand: Arc::clone(&stand),
+        hints: Arc::clone(&hints),
+        bucket: counted(Work::Sweep),
+        seams,
+        after: config.reap_after,
+        wake: Arc::clone(&compact),
+    };
     let flusher = Flusher {
         engine: Arc::clone(&engine),
-        bucket,
+        bucket: counted(Work::Flush),
         disk: disk.clone(),
-        seams,
         me: incarnation.clone(),
         interval: config.flush_interval,
-        manifest_version,
+        ledger,
+        flushed_one: compact,
         flushed: 0,
     };
 
     let (stop, stopped) = watch::channel(false);
     let ended = tokio::spawn({
         let incarnation = incarnation.clone();
+        let (engine, holding) = (Arc::clone(&engine), Arc::clone(&hints));
         async move {
             let offering = offer::offer(incarnation.node.clone(), Arc::clone(&hints), copier, follower);
-            let background = [
-                tokio::spawn(recovery::load_index(Arc::clone(&engine))),
+            let mut background = vec![
+                tokio::spawn(recovery::load_index(Arc::clone(&engine), segments)),
                 tokio::spawn(joiner.run()),
+                tokio::spawn(governor.run(move || holding.held_bytes())),
                 tokio::spawn(stand.run()),
                 tokio::spawn(Arc::clone(&catch_up).listen()),
                 tokio::spawn(catch_up.run()),
                 tokio::spawn(offering),
             ];
+            // Objects are deleted, and what they held is believed to be elsewhere, only where the store can be relied on.
+            if !config.unsafe_no_cas {
+                background.push(tokio::spawn(compactor.run()));
+                background.push(tokio::spawn(sweeper.run()));
+                background.push(tokio::spawn(reaper.run()));
+            }
             // One each: a channel wakes those who share it in a random order, and then no simulation repeats.
             let (flush_stop, flush_stopped) = watch::channel(false);
             let (upload_stop, upload_stopped) = watch::channel(false);
@@ -331,7 +419,7 @@ pub async fn start(
         }
     });
     tracing::info!(node = %config.id, %address, incarnation = %incarnation.label(), "storage node serves");
-    Ok(RunningNode { id: config.id, address, incarnation, stop, ended })
+    Ok(RunningNode { id: config.id, address, incarnation, engine, stop, ended })
 }
 
 /// Makes sure that the store can be relied on.
@@ -379,17 +467,18 @@ impl Patience {
 struct Recovered {
     engine: Arc<Engine>,
     log: Option<Arc<Log>>,
-    manifest_version: u64,
+    /// The manifest, claimed.
+    manifest: Manifest,
 }
 
 /// Puts together what earlier processes left: segments in the bucket, records in the log.
 async fn recover(
-    config: &NodeConfig,
+    budget: &Budget,
     incarnation: &Incarnation,
     hash_seed: u64,
     disk: Option<Arc<dyn Disk>>,
-    bucket: SharedBucket,
-    segments: recovery::FoundSegments,
+    buckets: Buckets,
+    found_segments: recovery::FoundSegments,
 ) -> Result<Recovered, StartError> {
     let found = match &disk {
         Some(disk) => recovery::read_logs(disk).await.map_err(StartError::Disk)?,
@@ -397,25 +486,29 @@ async fn recover(
     };
     // What is replayed belongs to the newest old file; new writes go to one of their own.
     let log_number = found.newest + 1;
-    let log = disk.map(|disk| Log::start(disk, log::RECORDS, log_number));
-    let actor = Actor { node: config.id.clone(), epoch: incarnation.epoch };
+    let log = disk.map(|disk| Log::start(disk, log::RECORDS, log_number, found.bytes));
+    let actor = Actor { node: incarnation.node.clone(), epoch: incarnation.epoch };
+    // The governor gives the caches what there is room for.
+    let caches = budget.caches(&Held::default(), 0);
     let engine_config = EngineConfig {
-        flush_bytes: config.flush_bytes,
-        row_cache_bytes: config.cache_bytes / ROW_SHARE,
-        block_cache_bytes: config.cache_bytes - config.cache_bytes / ROW_SHARE,
+        flush_bytes: usize::try_from(budget.flush_bytes).unwrap_or(usize::MAX),
+        row_cache_bytes: caches / 2,
+        block_cache_bytes: caches - caches / 2,
     };
-    let engine = Engine::new(engine_config, actor, hash_seed, Arc::clone(&bucket), log.clone(), log_number);
-    for (object, bytes, known, born) in segments.segments {
-        let segment = engine.segments.open(object, bytes, known, born);
-        engine.segments.push(segment);
+    let engine = Engine::new(engine_config, actor, hash_seed, buckets, log.clone(), log_number);
+    let recovery::FoundSegments { segments, manifest } = found_segments;
+    for FoundSegment { object, bytes, entry, born } in segments {
+        engine.segments.push(engine.segments.open(object, bytes, entry, born));
+    }
+    for grave in &manifest.graves {
+        engine.graves.segments.push(engine.graves.open(grave.clone()));
     }
     let replayed = found.records.len();
     for (record, bytes) in found.records {
         engine.replay(&record, &bytes);
     }
     tracing::info!(segments = engine.segments.all().len(), replayed, "recovered");
-    let manifest_version = segments.manifest_version;
-    Ok(Recovered { engine: Arc::new(engine), log, manifest_version })
+    Ok(Recovered { engine: Arc::new(engine), log, manifest })
 }
 
 /// What this node says of itself to the others.
@@ -442,10 +535,15 @@ fn word(
     })
 }
 
-fn router(service: Arc<Service>, token: cartwheel_cluster::secret::NodeToken) -> Router {
+fn router(
+    service: Arc<Service>,
+    token: cartwheel_cluster::secret::NodeToken,
+    metrics: Option<MetricsText>,
+) -> Router {
     let frames = move |request: Request| {
         let (service, token) = (Arc::clone(&service), token.clone());
         async move { frames::accept(request, &token, service) }
     };
-    Router::new().route(FRAMES_PATH, get(frames)).route("/healthz", get(|| async { "ok\n" }))
+    let router = Router::new().route(FRAMES_PATH, get(frames)).route("/healthz", get(|| async { "ok\n" }));
+    with_metrics(router, metrics)
 }

@@ -53,6 +53,16 @@ struct Queue {
     urgent: bool,
     failed: Option<String>,
     closed: bool,
+    /// The files that there are, oldest first: number and bytes.
+    files: Vec<(u64, usize)>,
+}
+
+impl Queue {
+    fn grow(&mut self, bytes: usize) {
+        if let Some((_, size)) = self.files.last_mut() {
+            *size += bytes;
+        }
+    }
 }
 
 /// The appending end of the log.
@@ -97,9 +107,11 @@ pub(crate) async fn forget(disk: &dyn Disk, files: &str, up_to: u64) {
 }
 
 impl Log {
-    /// Starts the committer, appending to file `number` of those called `files`.
-    pub(crate) fn start(disk: Arc<dyn Disk>, files: &'static str, number: u64) -> Arc<Self> {
-        let log = Arc::new(Self { queue: Mutex::default(), wake: Notify::new(), drained: Notify::new() });
+    /// Starts the committer, appending to file `number` of those called `files`. `older` is how many bytes the files
+    /// before it have.
+    pub(crate) fn start(disk: Arc<dyn Disk>, files: &'static str, number: u64, older: usize) -> Arc<Self> {
+        let queue = Queue { files: vec![(number.saturating_sub(1), older), (number, 0)], ..Queue::default() };
+        let log = Arc::new(Self { queue: queue.into(), wake: Notify::new(), drained: Notify::new() });
         tokio::spawn(commit(Arc::clone(&log), disk, files, number));
         log
     }
@@ -119,6 +131,7 @@ impl Log {
         let mut queue = self.queue.lock();
         let first = queue.items.is_empty();
         queue.bytes += record.len() + ENTRY_HEADER;
+        queue.grow(record.len() + ENTRY_HEADER);
         let urgent = done.is_some() || queue.bytes > LAZY_BYTES;
         let newly_urgent = urgent && !queue.urgent;
         queue.urgent |= urgent;
@@ -142,9 +155,27 @@ impl Log {
     pub(crate) fn rotate(&self, number: u64) {
         let mut queue = self.queue.lock();
         queue.items.push(Item::Rotate(number));
+        queue.files.push((number, 0));
         queue.urgent = true;
         drop(queue);
         self.wake.notify_one();
+    }
+
+    /// Bytes of the file that is written to, and of all files.
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        let queue = self.queue.lock();
+        let newest = queue.files.last().map_or(0, |(_, size)| *size);
+        (newest, queue.files.iter().map(|(_, size)| size).sum())
+    }
+
+    /// The files up to `number` are gone.
+    pub(crate) fn forgot(&self, up_to: u64) {
+        self.queue.lock().files.retain(|(number, _)| *number > up_to);
+    }
+
+    /// Bytes that wait for the disk.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.queue.lock().bytes
     }
 
     /// Waits until all that is queued is on disk, then ends the committer. `false` if the disk failed.
@@ -311,7 +342,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_acknowledged_is_replayed_and_rotation_splits_files() {
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
-        let log = Log::start(Arc::clone(&disk), RECORDS, 3);
+        let log = Log::start(Arc::clone(&disk), RECORDS, 3, 0);
         let (sender, mut acked) = tokio::sync::mpsc::unbounded_channel();
         for n in 0..5 {
             let sender = sender.clone();
@@ -332,7 +363,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn records_that_nobody_waits_for_go_with_the_next_sync_or_after_a_moment() {
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
-        let log = Log::start(Arc::clone(&disk), RECORDS, 1);
+        let log = Log::start(Arc::clone(&disk), RECORDS, 1, 0);
         log.push(record(1), None);
         tokio::task::yield_now().await;
         assert!(disk.list().await.unwrap().is_empty());
@@ -351,7 +382,7 @@ mod tests {
     #[tokio::test]
     async fn a_confirmation_comes_after_all_that_was_queued_before_it() {
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
-        let log = Log::start(Arc::clone(&disk), RECORDS, 1);
+        let log = Log::start(Arc::clone(&disk), RECORDS, 1, 0);
         for n in 0..2 {
             log.push(record(n), None);
             let (sender, confirmed) = tokio::sync::oneshot::channel();
@@ -410,7 +441,7 @@ mod tests {
     #[tokio::test]
     async fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
         let disk: Arc<dyn Disk> = Arc::new(FailingOnce::default());
-        let log = Log::start(disk, RECORDS, 1);
+        let log = Log::start(disk, RECORDS, 1, 0);
         for n in 0..2 {
             let (sender, acked) = tokio::sync::oneshot::channel();
             log.push(record(n), Some(Box::new(move |r| sender.send(r.is_ok()).unwrap())));

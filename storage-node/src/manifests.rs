@@ -1,8 +1,9 @@
-//! Committing this node's manifest, and finding out that another process took over.
+//! Claiming and committing this node's manifest, and finding out that another process took over
+//! (docs/manifest-protocol.md).
 
 use cartwheel_bucket::{Bucket, BucketError, Created};
 use cartwheel_cluster::seams::Seams;
-use cartwheel_core::manifest::{Manifest, SegmentEntry};
+use cartwheel_core::manifest::{Dropped, Manifest, SegmentEntry};
 use cartwheel_core::names::NodeId;
 use cartwheel_segments::manifests::ManifestReadError;
 
@@ -12,6 +13,8 @@ use crate::epoch::Incarnation;
 
 /// Superseded manifests that are kept, for people and for readers that are slow.
 const KEPT: u64 = 8;
+/// How many processes may race for the manifest before one gives up.
+const MAX_TRIES: u32 = 64;
 
 /// Why a manifest could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +25,7 @@ pub enum ManifestsError {
     /// A manifest in the bucket can't be read.
     #[error(transparent)]
     Read(#[from] ManifestReadError),
-    /// Another process, of a newer epoch, writes this node's manifest.
+    /// Another process writes this node's manifest.
     #[error("another process has taken over {node} as epoch {epoch}")]
     TakenOver {
         /// The node.
@@ -32,50 +35,118 @@ pub enum ManifestsError {
     },
 }
 
-/// Writes the manifest version after `known` with these segments and returns the version written. A version
-/// that an older incarnation wrote meanwhile is overtaken, and its segments are kept.
+/// What a manifest says of the node's objects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// The segments, oldest first.
+    pub segments: Vec<SegmentEntry>,
+    /// Segments of deletions that are forgotten otherwise.
+    pub graves: Vec<SegmentEntry>,
+    /// What waits to be deleted.
+    pub dropped: Vec<Dropped>,
+}
+
+/// Is it this process that wrote the manifest?
+#[must_use]
+pub fn is_mine(manifest: &Manifest, me: &Incarnation) -> bool {
+    manifest.epoch == me.epoch
+        && manifest.put_id.strip_prefix(&me.nonce).is_some_and(|rest| rest.starts_with('-'))
+}
+
+/// Takes the manifest over from the process before, unchanged: from then on that one can't commit anything, and so
+/// delete nothing, that this one does not know of. Called before the node's objects are looked for.
 ///
 /// # Errors
-/// [`ManifestsError::TakenOver`] if a newer incarnation wrote one: this process must stop.
+/// [`ManifestsError::TakenOver`] if a newer incarnation has it.
+pub async fn claim(bucket: &dyn Bucket, seams: &Seams, me: &Incarnation) -> Result<Manifest, ManifestsError> {
+    for _ in 0..MAX_TRIES {
+        let theirs = newest(bucket, &me.node).await?;
+        if let Some(theirs) = &theirs {
+            if theirs.epoch > me.epoch {
+                return Err(taken_over(me, theirs.epoch));
+            }
+            if is_mine(theirs, me) {
+                // An earlier try, whose answer was lost.
+                return Ok(theirs.clone());
+            }
+        }
+        let version = theirs.as_ref().map_or(0, |manifest| manifest.version) + 1;
+        let holdings = theirs.map_or_else(Holdings::default, |m| Holdings {
+            segments: m.segments,
+            graves: m.graves,
+            dropped: m.dropped,
+        });
+        let manifest = manifest(seams, me, version, holdings);
+        if put(bucket, me, &manifest).await? {
+            return Ok(manifest);
+        }
+    }
+    let detail = format!("{MAX_TRIES} other processes wrote manifests of {} at the same time", me.node);
+    Err(BucketError::Unavailable { key: Manifest::prefix(&me.node), detail }.into())
+}
+
+/// Writes the manifest after version `known`, which this process wrote, and returns the version written.
+///
+/// # Errors
+/// [`ManifestsError::TakenOver`] if another process wrote one since: this one must stop.
 pub async fn commit(
     bucket: &dyn Bucket,
     seams: &Seams,
     me: &Incarnation,
     known: u64,
-    segments: &[SegmentEntry],
+    holdings: Holdings,
 ) -> Result<u64, ManifestsError> {
-    let mut segments = segments.to_vec();
-    let mut version = known + 1;
-    loop {
-        let put_id = format!("{}-{:016x}", me.nonce, seams.random.next_u64());
-        let now_ms = seams.clock.now_ms();
-        let manifest = Manifest {
-            segments: segments.clone(),
-            ..Manifest::new(me.node.clone(), version, me.epoch, put_id, now_ms)
-        };
-        let object = Manifest::object_name(&me.node, version);
-        if bucket.create(&object, manifest.to_json().into()).await? == Created::New {
-            // A name is free, too, where another process has long written newer versions and deleted this one.
-            let newer = bucket.list(&Manifest::prefix(&me.node), Some(&object), 1).await?;
-            if newer.objects.is_empty() {
-                forget(bucket, &me.node, version.saturating_sub(KEPT)).await;
-                return Ok(version);
-            }
-            forget(bucket, &me.node, version).await;
+    let mut manifest = manifest(seams, me, known + 1, holdings);
+    for _ in 0..MAX_TRIES {
+        if put(bucket, me, &manifest).await? {
+            return Ok(manifest.version);
         }
-        if let Some(theirs) = newest(bucket, &me.node).await? {
-            if theirs.epoch > me.epoch {
-                return Err(ManifestsError::TakenOver { node: me.node.clone(), epoch: theirs.epoch });
-            }
-            for segment in theirs.segments {
-                if !segments.iter().any(|s| s.object == segment.object) {
-                    segments.insert(0, segment);
-                }
-            }
-            version = theirs.version.max(version);
+        match newest(bucket, &me.node).await? {
+            // An earlier try, whose answer was lost.
+            Some(newest) if is_mine(&newest, me) => manifest.version = newest.version + 1,
+            Some(newest) => return Err(taken_over(me, newest.epoch)),
+            // Whoever had the name has deleted it since.
+            None => {}
         }
-        version += 1;
+        manifest.put_id = put_id(seams, me);
     }
+    let detail = format!("{MAX_TRIES} tries to write a manifest of {} found the name taken", me.node);
+    Err(BucketError::Unavailable { key: Manifest::prefix(&me.node), detail }.into())
+}
+
+fn taken_over(me: &Incarnation, epoch: u32) -> ManifestsError {
+    ManifestsError::TakenOver { node: me.node.clone(), epoch }
+}
+
+/// Makes an attempt unlike any other, and tells whose it is.
+fn put_id(seams: &Seams, me: &Incarnation) -> String {
+    format!("{}-{:016x}", me.nonce, seams.random.next_u64())
+}
+
+fn manifest(seams: &Seams, me: &Incarnation, version: u64, holdings: Holdings) -> Manifest {
+    let Holdings { segments, graves, dropped } = holdings;
+    Manifest {
+        segments,
+        graves,
+        dropped,
+        ..Manifest::new(me.node.clone(), version, me.epoch, put_id(seams, me), seams.clock.now_ms())
+    }
+}
+
+/// Creates a manifest; `false` if its version is taken, or if there is a newer one.
+async fn put(bucket: &dyn Bucket, me: &Incarnation, manifest: &Manifest) -> Result<bool, BucketError> {
+    let object = Manifest::object_name(&me.node, manifest.version);
+    if bucket.create(&object, manifest.to_json().into()).await? == Created::Exists {
+        return Ok(false);
+    }
+    // A name is free, too, where another process has long written newer versions and deleted this one.
+    let newer = bucket.list(&Manifest::prefix(&me.node), Some(&object), 1).await?;
+    if newer.objects.is_empty() {
+        forget(bucket, &me.node, manifest.version.saturating_sub(KEPT)).await;
+        return Ok(true);
+    }
+    forget(bucket, &me.node, manifest.version).await;
+    Ok(false)
 }
 
 /// Deletes a superseded manifest. One that stays is read by nobody.
@@ -99,10 +170,10 @@ mod tests {
         Incarnation { node: NodeId::new("node-a").unwrap(), epoch, nonce: format!("{epoch:016x}") }
     }
 
-    fn segment(name: &str) -> SegmentEntry {
+    fn holding(name: &str) -> Holdings {
         let (first, last) = (KeyHash(0), KeyHash(u128::MAX));
         let object = name.to_owned();
-        SegmentEntry {
+        let entry = SegmentEntry {
             run: object.clone(),
             object,
             bytes: 1,
@@ -111,7 +182,8 @@ mod tests {
             first,
             last,
             born_ms: 0,
-        }
+        };
+        Holdings { segments: vec![entry], ..Holdings::default() }
     }
 
     #[tokio::test]
@@ -119,7 +191,7 @@ mod tests {
         let bucket = MemoryBucket::new();
         let mut known = 0;
         for _ in 0..12 {
-            known = commit(&bucket, &Seams::real(), &incarnation(1), known, &[segment("s")]).await.unwrap();
+            known = commit(&bucket, &Seams::real(), &incarnation(1), known, holding("s")).await.unwrap();
         }
         assert_eq!(known, 12);
         let listed = list_all(&bucket, "nodes/node-a/manifest/").await.unwrap();
@@ -128,23 +200,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_newer_epoch_wins_and_keeps_the_olders_segments() {
+    async fn who_claims_has_all_that_was_there_and_shuts_the_older_out() {
         let bucket = MemoryBucket::new();
         let (old, new) = (incarnation(1), incarnation(2));
-        commit(&bucket, &Seams::real(), &old, 0, &[segment("from-old")]).await.unwrap();
-        let version = commit(&bucket, &Seams::real(), &new, 0, &[segment("from-new")]).await.unwrap();
-        assert_eq!(version, 2);
-        let names: Vec<String> = newest(&bucket, &new.node)
-            .await
-            .unwrap()
-            .unwrap()
-            .segments
-            .into_iter()
-            .map(|s| s.object)
-            .collect();
-        assert_eq!(names, ["from-old", "from-new"]);
-        let refused = commit(&bucket, &Seams::real(), &old, 1, &[]).await;
+        assert_eq!(claim(&bucket, &Seams::real(), &old).await.unwrap().version, 1);
+        assert_eq!(commit(&bucket, &Seams::real(), &old, 1, holding("from-old")).await.unwrap(), 2);
+        let claimed = claim(&bucket, &Seams::real(), &new).await.unwrap();
+        assert_eq!((claimed.version, claimed.segments), (3, holding("from-old").segments));
+        let refused = commit(&bucket, &Seams::real(), &old, 2, holding("late")).await;
         assert!(matches!(refused, Err(ManifestsError::TakenOver { epoch: 2, .. })));
+        let refused = claim(&bucket, &Seams::real(), &old).await;
+        assert!(matches!(refused, Err(ManifestsError::TakenOver { epoch: 2, .. })));
+        assert_eq!(claim(&bucket, &Seams::real(), &new).await.unwrap().version, 3, "its own already");
+    }
+
+    /// After a clean end the next process has the same epoch.
+    #[tokio::test]
+    async fn another_process_of_the_same_epoch_is_another() {
+        let bucket = MemoryBucket::new();
+        let old = incarnation(1);
+        let new = Incarnation { nonce: "cafe".to_owned(), ..old.clone() };
+        claim(&bucket, &Seams::real(), &old).await.unwrap();
+        assert_eq!(claim(&bucket, &Seams::real(), &new).await.unwrap().version, 2);
+        let refused = commit(&bucket, &Seams::real(), &old, 1, holding("late")).await;
+        assert!(matches!(refused, Err(ManifestsError::TakenOver { epoch: 1, .. })));
+    }
+
+    /// A try whose answer was lost takes the name; the next one is this process's own all the same.
+    #[tokio::test]
+    async fn an_earlier_try_of_its_own_is_no_other_process() {
+        let bucket = MemoryBucket::new();
+        let me = incarnation(1);
+        let known = commit(&bucket, &Seams::real(), &me, 0, holding("a")).await.unwrap();
+        commit(&bucket, &Seams::real(), &me, known, holding("lost answer")).await.unwrap();
+        assert_eq!(commit(&bucket, &Seams::real(), &me, known, holding("b")).await.unwrap(), 3);
+        assert_eq!(newest(&bucket, &me.node).await.unwrap().unwrap().segments, holding("b").segments);
     }
 
     /// A process that was suspended for long finds its next version free again: the newer process has
@@ -153,13 +243,12 @@ mod tests {
     async fn a_process_that_slept_through_many_versions_is_fenced_too() {
         let bucket = MemoryBucket::new();
         let (old, new) = (incarnation(1), incarnation(2));
-        let known = commit(&bucket, &Seams::real(), &old, 0, &[segment("from-old")]).await.unwrap();
-        let mut newest_version = known;
+        let known = commit(&bucket, &Seams::real(), &old, 0, holding("from-old")).await.unwrap();
+        let mut version = claim(&bucket, &Seams::real(), &new).await.unwrap().version;
         for _ in 0..2 * KEPT {
-            newest_version =
-                commit(&bucket, &Seams::real(), &new, newest_version, &[segment("from-new")]).await.unwrap();
+            version = commit(&bucket, &Seams::real(), &new, version, holding("from-new")).await.unwrap();
         }
-        let refused = commit(&bucket, &Seams::real(), &old, known, &[segment("late")]).await;
+        let refused = commit(&bucket, &Seams::real(), &old, known, holding("late")).await;
         assert!(matches!(refused, Err(ManifestsError::TakenOver { epoch: 2, .. })), "{refused:?}");
         assert_eq!(list_all(&bucket, "nodes/node-a/manifest/").await.unwrap().len() as u64, KEPT);
     }

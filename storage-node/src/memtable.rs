@@ -59,6 +59,11 @@ impl Memtable {
         }
     }
 
+    /// How many keys have this hash.
+    pub(crate) fn holds(&self, hash: KeyHash) -> usize {
+        self.range(hash, hash, None).count()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

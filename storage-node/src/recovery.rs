@@ -8,60 +8,74 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use cartwheel_bucket::{SharedBucket, list_all};
-use cartwheel_core::manifest::SegmentEntry;
-use cartwheel_core::names::NodeId;
+use cartwheel_cluster::seams::Seams;
+use cartwheel_core::manifest::{Manifest, SegmentEntry};
 use cartwheel_core::record::Record;
 
 use crate::disk::Disk;
 use crate::engine::Engine;
+use crate::epoch::Incarnation;
 use crate::log::{self, RECORDS, file_number};
 use crate::manifests::{self, ManifestsError};
+use crate::segments::Segment;
 
-/// A segment of an earlier process: its object, its size, where its tail is and how many records it has if the
-/// manifest told, and when it was put if that is known.
-type FoundSegment = (String, u64, Option<SegmentEntry>, Option<Instant>);
+/// A segment of an earlier process.
+#[derive(Debug)]
+pub(crate) struct FoundSegment {
+    pub(crate) object: String,
+    pub(crate) bytes: u64,
+    /// What the manifest says of it; `None` if it was put after that.
+    pub(crate) entry: Option<SegmentEntry>,
+    /// When its newest record was put, if that is known.
+    pub(crate) born: Option<Instant>,
+}
 
 /// What earlier processes of a node left in the bucket.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct FoundSegments {
     /// Oldest first.
     pub(crate) segments: Vec<FoundSegment>,
-    /// The newest manifest's version; 0 if there is none.
-    pub(crate) manifest_version: u64,
+    /// The manifest, which is this process's now.
+    pub(crate) manifest: Manifest,
 }
 
-/// Looks for the segments of all incarnations of this node: those that the newest manifest names, and those that
-/// were flushed after it.
+/// Claims the node's manifest and looks for the segments of all its incarnations: those that the manifest names, and
+/// those that were flushed after it. What it drops is not taken up again.
 ///
 /// # Errors
 /// [`ManifestsError`].
 pub(crate) async fn find_segments(
     bucket: &SharedBucket,
-    node: &NodeId,
+    seams: &Seams,
+    me: &Incarnation,
 ) -> Result<FoundSegments, ManifestsError> {
-    let mut found = FoundSegments::default();
-    let manifest = manifests::newest(&**bucket, node).await?;
+    let node = &me.node;
+    let manifest = manifests::claim(&**bucket, seams, me).await?;
     // By the store's clock, which the objects' times are of: the lease of this process was just written.
     let leases = list_all(&**bucket, &format!("nodes/{node}/epochs/")).await?;
     let (now, now_ms) = (Instant::now(), leases.iter().map(|lease| lease.modified_ms).max().unwrap_or(0));
     let born = |modified_ms: u64| now.checked_sub(Duration::from_millis(now_ms.saturating_sub(modified_ms)));
     let objects = list_all(&**bucket, &format!("nodes/{node}/f/")).await?;
-    let mut named = BTreeSet::new();
-    for segment in manifest.iter().flat_map(|m| &m.segments) {
-        let listed = objects.binary_search_by(|object| object.key.cmp(&segment.object)).ok();
-        let born = listed.and_then(|at| born(objects[at].modified_ms));
-        found.segments.push((segment.object.clone(), segment.bytes, Some(segment.clone()), born));
-        named.insert(segment.object.clone());
+    let mut named: BTreeSet<&str> = manifest.dropped.iter().map(|dropped| dropped.object.as_str()).collect();
+    let mut segments = Vec::new();
+    for entry in &manifest.segments {
+        let listed = objects.binary_search_by(|object| object.key.cmp(&entry.object)).ok();
+        let born_ms =
+            if entry.born_ms > 0 { Some(entry.born_ms) } else { listed.map(|at| objects[at].modified_ms) };
+        segments.push(FoundSegment {
+            object: entry.object.clone(),
+            bytes: entry.bytes,
+            born: born_ms.and_then(born),
+            entry: Some(entry.clone()),
+        });
+        named.insert(&entry.object);
     }
     // A flush is durable once its PUT returned; the manifest may not have heard of it.
-    for object in objects {
-        if !named.contains(&object.key) {
-            let born = born(object.modified_ms);
-            found.segments.push((object.key, object.size, None, born));
-        }
+    for object in objects.into_iter().filter(|object| !named.contains(object.key.as_str())) {
+        let born = born(object.modified_ms);
+        segments.push(FoundSegment { object: object.key, bytes: object.size, entry: None, born });
     }
-    found.manifest_version = manifest.map_or(0, |m| m.version);
-    Ok(found)
+    Ok(FoundSegments { segments, manifest })
 }
 
 /// What the log files hold.
@@ -71,6 +85,8 @@ pub(crate) struct FoundLogs {
     pub(crate) records: Vec<(Record, Bytes)>,
     /// The number of the newest file; 0 if there is none.
     pub(crate) newest: u64,
+    /// Bytes of all files.
+    pub(crate) bytes: usize,
 }
 
 /// Reads the log files. A torn end is what a crash leaves and is cut off; damage elsewhere is reported.
@@ -84,7 +100,9 @@ pub(crate) async fn read_logs(disk: &Arc<dyn Disk>) -> std::io::Result<FoundLogs
         names.iter().filter_map(|n| Some((file_number(RECORDS, n)?, n))).collect();
     files.sort_unstable();
     for (number, name) in files {
-        let replayed = log::replay(&disk.read(name).await?);
+        let file = disk.read(name).await?;
+        found.bytes += file.len();
+        let replayed = log::replay(&file);
         if replayed.torn > 0 {
             tracing::warn!(file = %name, bytes = replayed.torn, "log ends in a write that was not finished");
         }
@@ -104,8 +122,7 @@ pub(crate) async fn read_logs(disk: &Arc<dyn Disk>) -> std::io::Result<FoundLogs
 }
 
 /// Fills the clock index in the background, however long the bucket takes.
-pub(crate) async fn load_index(engine: Arc<Engine>) {
-    let segments = engine.segments.all();
+pub(crate) async fn load_index(engine: Arc<Engine>, segments: Vec<Arc<Segment>>) {
     let mut pause = std::time::Duration::from_millis(100);
     while let Err(error) = engine.load_index(&segments).await {
         tracing::warn!(%error, "can't load the clock index yet; reads and writes look keys up instead");

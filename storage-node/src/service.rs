@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+use cartwheel_bucket::{Meter, Prices, Usage};
 use cartwheel_cluster::frames::{Handler, IncomingCall};
 use cartwheel_cluster::gossip::GossipHandle;
 use cartwheel_cluster::membership::{Follower, View};
 use cartwheel_cluster::peer::Peers;
+use cartwheel_cluster::seams::Seams;
 use cartwheel_core::clock::Dot;
 use cartwheel_core::gossip::HintsHeld;
 use cartwheel_core::hash::KeyHash;
@@ -23,14 +25,16 @@ use cartwheel_core::names::{Key, Namespace, NodeId};
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::{Record, Value};
 use cartwheel_core::standing::Standing;
-use cartwheel_core::wire::{Call, Refusal, Reply, Request, push_to_page};
+use cartwheel_core::wire::{Call, Deceased, Refusal, Reply, Request, push_to_page};
 
 use crate::catch_up::CatchUp;
-use crate::engine::{Engine, Found, Mint, MintRequest};
+use crate::engine::{Engine, Found, Graved, Mint, MintRequest, Taking};
 use crate::epoch::Incarnation;
 use crate::hints::Hints;
+use crate::memory::{Governor, MemoryFigures};
 use crate::memtable::RecordKey;
 use crate::pace::Pace;
+use crate::reap::{Proofs, attest};
 use crate::standing::Stand;
 use ranges::{Range, Ranges};
 use replying::{Once, Replying};
@@ -59,6 +63,13 @@ pub(crate) struct Parts {
     pub(crate) gossip: GossipHandle,
     pub(crate) peers: Peers,
     pub(crate) pace: Arc<Pace>,
+    pub(crate) proofs: Arc<Proofs>,
+    pub(crate) governor: Arc<Governor>,
+    pub(crate) meter: Arc<Meter>,
+    pub(crate) prices: Prices,
+    pub(crate) seams: Seams,
+    /// Rung when there may be something to merge.
+    pub(crate) compact: Arc<Notify>,
     pub(crate) me: Incarnation,
     pub(crate) follower: Follower,
 }
@@ -99,6 +110,10 @@ impl Handler for Service {
         let IncomingCall { payload, deadline, reply } = call;
         let inner = &self.inner;
         let reply = Replying { version: inner.ranges().version, handle: reply };
+        if inner.engine.is_fenced() {
+            let why = format!("another process has taken over {}", inner.me.node);
+            return reply.refuse(Refusal::Unable(why));
+        }
         if inner.engine.is_closed() {
             // The next process of this name may serve already; what is known here grows stale.
             return reply.refuse(Refusal::Unable("the node is shutting down".to_owned()));
@@ -263,7 +278,41 @@ impl Inner {
                 }
                 reply.send(Reply::Hello);
             }
+            Request::Attest { partition, homes, keys } => {
+                if stale {
+                    return reply.refuse(Refusal::StaleRing);
+                }
+                let inner = Arc::clone(inner);
+                let attesting = Arc::clone(&inner);
+                Self::within(&inner.slow, deadline, reply, async move {
+                    attesting.attest(partition, &homes, &keys).await
+                });
+            }
+            Request::Reap { partition, keys } => {
+                if stale || inner.ranges().of_partition(partition) != Range::Home {
+                    return reply.refuse(Refusal::NotAHome);
+                }
+                inner.proofs.add(&keys);
+                inner.compact.notify_one();
+                reply.send(Reply::Hello);
+            }
         }
+    }
+
+    /// What this node says of deletions that others want to forget.
+    async fn attest(&self, partition: u32, homes: &[NodeId], keys: &[Deceased]) -> Result<Reply, Refusal> {
+        let ranges = self.ranges();
+        if self.stand.at(Instant::now()) != Standing::Counting || !self.engine.index_complete() {
+            return Err(Refusal::CatchingUp);
+        }
+        if keys.iter().any(|key| key.hash.partition(ranges.partitions()) != partition) {
+            return Err(Refusal::Malformed("keys: one is not of the partition".to_owned()));
+        }
+        let is_home = ranges.of_partition(partition) == Range::Home;
+        let agreed = attest(&self.engine, is_home, keys, self.seams.clock.now_ms()).await;
+        let agreed = agreed.map_err(|e| Refusal::Unable(e.to_string()))?;
+        // After the keys: a hint that was handed over meanwhile is in memory now, and none of them is dead as told.
+        Ok(Reply::Attested { keeps: self.hints.keeps_any_for(homes), agreed })
     }
 
     fn hash(&self, namespace: &Namespace, key: &Key) -> KeyHash {
@@ -345,7 +394,7 @@ impl Inner {
             return reply.refuse(refusal);
         }
         let reply = Once::new(reply);
-        let mint = || inner.engine.mint(&request, |dot| minted(dot, reply.clone()));
+        let mint = || inner.engine.mint(&request, Graved::Unknown, |dot| minted(dot, reply.clone()));
         match inner.write(ring_version, request.hash, |range| range == Range::Home, mint) {
             Ok(Mint::Made) => {}
             Ok(Mint::Repeated(_) | Mint::Unknown) => {
@@ -384,9 +433,29 @@ impl Inner {
         let hash = inner.hash(&record.namespace, &record.key);
         let reply = Once::new(reply);
         let done = inner.acknowledging(&reply);
-        let replicate = || inner.engine.replicate(hash, &record, &bytes, durability, done);
-        if let Err(refusal) = inner.write(ring_version, hash, |range| range != Range::Foreign, replicate) {
-            reply.send(Reply::Refused(refusal));
+        let takes = |range| range != Range::Foreign;
+        let replicate = || inner.engine.replicate(hash, &record, &bytes, durability, Graved::Unknown, done);
+        match inner.write(ring_version, hash, takes, replicate) {
+            Ok(Taking::Taken) => {}
+            Ok(Taking::Buried(done)) => {
+                let Some(reply) = reply.take() else { return };
+                let (inner, taking) = (Arc::clone(inner), Arc::clone(inner));
+                Self::within(&inner.slow, deadline, reply, async move {
+                    let exhumed = taking.engine.exhume(hash).await;
+                    exhumed.map_err(|e| Refusal::Unable(e.to_string()))?;
+                    // Given back unused; what it would say is said here.
+                    drop(done);
+                    let (sender, word) = tokio::sync::oneshot::channel();
+                    let done = Box::new(move |reached| {
+                        let _ = sender.send(reached);
+                    });
+                    let (engine, graved) = (&taking.engine, Graved::Exhumed);
+                    let replicate = || engine.replicate(hash, &record, &bytes, durability, graved, done);
+                    taking.write(ring_version, hash, takes, replicate)?;
+                    Ok(taking.stand.acknowledge(reached(word).await))
+                });
+            }
+            Err(refusal) => reply.send(Reply::Refused(refusal)),
         }
     }
 
@@ -446,6 +515,7 @@ impl Inner {
     }
 
     fn status(&self) -> Bytes {
+        let usage = self.meter.usage();
         let status = Status {
             id: self.me.node.as_str(),
             incarnation: self.me.label(),
@@ -458,7 +528,11 @@ impl Inner {
             hints: self.hints.held().iter().map(HintsFigures::from).collect(),
             hints_refused: self.hints.refused(),
             background_rate: self.pace.rate(),
+            deletions_proven: self.proofs.len(),
             away: self.hints.away().iter().map(ToString::to_string).collect(),
+            bucket_dollars: self.prices.cost(&usage),
+            bucket_usage: usage,
+            memory: self.governor.figures(),
             figures: self.engine.figures(),
         };
         serde_json::to_vec(&status).unwrap_or_default().into()
@@ -479,7 +553,9 @@ fn is_about_keys(request: &Request) -> bool {
         | Request::ComeBack { .. }
         | Request::Hints { .. }
         | Request::TookHints { .. }
-        | Request::Offer { .. } => false,
+        | Request::Offer { .. }
+        | Request::Attest { .. }
+        | Request::Reap { .. } => false,
     }
 }
 
@@ -514,7 +590,14 @@ struct Status<'a> {
     hints_refused: u64,
     /// Bytes per second that background work gets.
     background_rate: u64,
+    /// Deletions that every home may forget, and this one has not yet.
+    deletions_proven: usize,
     away: Vec<String>,
+    /// What was asked of the bucket since the process started.
+    bucket_usage: Usage,
+    /// And what that cost.
+    bucket_dollars: f64,
+    memory: MemoryFigures,
     #[serde(flatten)]
     figures: crate::engine::Figures,
 }
@@ -556,20 +639,24 @@ async fn reached<T>(word: tokio::sync::oneshot::Receiver<T>) -> T {
 async fn mint_slowly(inner: Arc<Inner>, request: MintRequest, ring_version: u64) -> Result<Reply, Refusal> {
     let unable = |e: crate::segments::SegmentError| Refusal::Unable(e.to_string());
     let key = RecordKey::new(request.hash, &request.namespace, &request.key);
+    let mut graved = Graved::Unknown;
     for _ in 0..MINT_READS {
         let (sender, word) = tokio::sync::oneshot::channel();
         let done = |dot: Dot| -> crate::engine::Done {
             // Nobody waits any more: no error.
             Box::new(move |reached| drop(sender.send((dot, reached))))
         };
-        let mint = || inner.engine.mint(&request, done);
+        let mint = || inner.engine.mint(&request, graved, done);
         match inner.write(ring_version, request.hash, |range| range == Range::Home, mint)? {
             Mint::Made => {
                 let (dot, reached) = reached(word).await;
                 return Ok(Reply::Minted { dot, reached, repeated: Bytes::new() });
             }
             Mint::Repeated(dot) => return repeat(&inner.engine, &key, dot, &request).await,
-            Mint::Unknown => inner.engine.read_full(&key).await.map_err(unable)?,
+            Mint::Unknown => {
+                inner.engine.read_full(&key).await.map_err(unable)?;
+                graved = Graved::Exhumed;
+            }
         }
     }
     Err(Refusal::Overloaded)
@@ -585,7 +672,7 @@ async fn repeat(engine: &Engine, key: &RecordKey, dot: Dot, request: &MintReques
     let done = Box::new(move |reached| {
         let _ = sender.send(reached);
     });
-    engine.replicate(request.hash, &record, &bytes, request.durability, done)?;
+    engine.take(request.hash, &record, &bytes, request.durability, done).await?;
     Ok(Reply::Minted { dot, reached: reached(word).await, repeated: bytes })
 }
 

@@ -21,14 +21,18 @@ use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::{Record, Value, Version};
 use cartwheel_core::wire::{Precondition, Refusal};
 
-use crate::config::NodeConfig;
 use crate::disk::{Disk, MemoryDisk};
-use crate::engine::{Done, Engine, Found, Mint, MintRequest};
+use crate::engine::{Buckets, Done, Engine, Found, Graved, Mint, MintRequest, Taking};
 use crate::epoch::Incarnation;
 use crate::flush::Flusher;
+use crate::ledger::{Committed, Ledger};
+use crate::memory::Budget;
 use crate::memtable::RecordKey;
+use crate::reap::Proofs;
 use crate::recovery;
 use crate::segments::SegmentError;
+
+pub(crate) mod upkeep;
 
 /// The cluster's hash seed in these tests.
 pub(crate) const SEED: u64 = 7;
@@ -81,6 +85,8 @@ pub(crate) struct Machine {
     pub(crate) bucket: SharedBucket,
     pub(crate) disk: Option<Arc<dyn Disk>>,
     pub(crate) flush_bytes: usize,
+    /// Clock and randomness of its processes.
+    pub(crate) seams: Seams,
 }
 
 impl Machine {
@@ -89,7 +95,7 @@ impl Machine {
     }
 
     pub(crate) fn without_disk() -> Self {
-        Self { bucket: Arc::new(MemoryBucket::new()), disk: None, flush_bytes: 1 << 20 }
+        Self { bucket: Arc::new(MemoryBucket::new()), disk: None, flush_bytes: 1 << 20, seams: Seams::real() }
     }
 
     pub(crate) fn node(&self) -> NodeId {
@@ -98,30 +104,49 @@ impl Machine {
 
     /// Starts a process as `start` does, but for the network and the background work.
     pub(crate) async fn boot(&self) -> Process {
-        let (node, seams) = (self.node(), Seams::real());
+        let (node, seams) = (self.node(), self.seams.clone());
         let leased = Incarnation::lease(&node, &*self.bucket, &seams, self.disk.as_deref()).await.unwrap();
         self.boot_as(leased.me).await
     }
 
     pub(crate) async fn boot_as(&self, me: Incarnation) -> Process {
-        let mut config = NodeConfig::new(self.node(), String::new());
-        config.flush_bytes = self.flush_bytes;
-        config.cache_bytes = 1 << 20;
-        let found = recovery::find_segments(&self.bucket, &self.node()).await.unwrap();
+        let budget =
+            Budget { flush_bytes: self.flush_bytes as u64, ..Budget::new(1 << 30, 1 << 20, 1 << 20) };
+        let seams = self.seams.clone();
+        let found = recovery::find_segments(&self.bucket, &seams, &me).await.unwrap();
         let (disk, bucket) = (self.disk.clone(), Arc::clone(&self.bucket));
-        let recovered = crate::recover(&config, &me, SEED, disk, bucket, found).await.unwrap();
+        let recovered = crate::recover(
+            &budget,
+            &me,
+            SEED,
+            disk,
+            Buckets { read: Arc::clone(&bucket), index: bucket },
+            found,
+        )
+        .await
+        .unwrap();
+        let ledger = Ledger::new(
+            Arc::clone(&self.bucket),
+            seams.clone(),
+            me.clone(),
+            Arc::clone(&recovered.engine),
+            &recovered.manifest,
+        );
+        let ledger = Arc::new(ledger);
         let flusher = Flusher {
             engine: Arc::clone(&recovered.engine),
             bucket: Arc::clone(&self.bucket),
             disk: self.disk.clone(),
-            seams: Seams::real(),
             me: me.clone(),
             interval: Duration::from_secs(3600),
-            manifest_version: recovered.manifest_version,
+            ledger: Arc::clone(&ledger),
+            flushed_one: Arc::default(),
             flushed: 0,
         };
         let (stop, stopped) = watch::channel(false);
-        Process { me, engine: recovered.engine, flusher, stop, stopped }
+        let engine = recovered.engine;
+        let (bucket, proofs) = (Arc::clone(&self.bucket), Arc::new(Proofs::new(Duration::from_secs(60))));
+        Process { me, engine, flusher, ledger, bucket, seams, proofs, stop, stopped }
     }
 }
 
@@ -130,6 +155,10 @@ pub(crate) struct Process {
     pub(crate) me: Incarnation,
     pub(crate) engine: Arc<Engine>,
     pub(crate) flusher: Flusher,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) bucket: SharedBucket,
+    pub(crate) seams: Seams,
+    pub(crate) proofs: Arc<Proofs>,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) stopped: watch::Receiver<bool>,
 }
@@ -146,12 +175,18 @@ impl Process {
         self.engine.load_index(&self.engine.segments.all()).await.unwrap();
     }
 
+    /// A manifest of what is held now.
+    pub(crate) async fn commit(&self) {
+        assert_eq!(self.ledger.commit().await, Committed::Yes);
+    }
+
     /// A mint as the service does it: reads the key where the index does not know enough.
     pub(crate) async fn mint(&self, request: &MintRequest) -> Result<Minted, Refusal> {
+        let mut graved = Graved::Unknown;
         for _ in 0..2 {
             let (sender, reached) = oneshot::channel();
             let done = |dot: Dot| -> Done { Box::new(move |reached| sender.send((dot, reached)).unwrap()) };
-            match self.engine.mint(request, done)? {
+            match self.engine.mint(request, graved, done)? {
                 Mint::Made => {
                     let (dot, reached) = reached.await.unwrap();
                     return Ok(Minted::New(dot, reached));
@@ -160,6 +195,7 @@ impl Process {
                 Mint::Unknown => {
                     let full = self.engine.read_full(&record_key_of(request)).await;
                     full.map_err(|e| Refusal::Unable(e.to_string()))?;
+                    graved = Graved::Exhumed;
                 }
             }
         }
@@ -189,7 +225,11 @@ impl Process {
         let done = Box::new(move |reached| {
             let _ = sender.send(reached);
         });
-        self.engine.replicate(hash, record, &record.encode(), durability, done).map(|()| reached)
+        let bytes = record.encode();
+        match self.engine.replicate(hash, record, &bytes, durability, Graved::Unknown, done)? {
+            Taking::Taken => Ok(reached),
+            Taking::Buried(_) => panic!("there may be a grave of it"),
+        }
     }
 
     pub(crate) async fn container(&self, name: &str) -> Container<Version> {

@@ -48,8 +48,22 @@ pub(crate) struct Seen {
 }
 
 /// Makes the read. Stale homes are repaired in the background. Where too few replicas can be reached, the bucket
-/// is read instead.
+/// is read instead. What has ended by this gateway's clock is a deletion in what is seen.
 pub(crate) async fn get(shared: &Shared, read: &Read) -> Result<Seen, Problem> {
+    let seen = find(shared, read).await?;
+    let container = as_of(seen.container, shared.seams.clock.now_ms());
+    Ok(Seen { container, ..seen })
+}
+
+/// The same knowledge with its versions as they are at `now_ms`. For answers only: replicas keep what was written.
+fn as_of(container: Container<Version>, now_ms: u64) -> Container<Version> {
+    if container.siblings().iter().all(|s| s.version.expires_ms == 0) {
+        return container;
+    }
+    container.map(|version| version.clone().as_of(now_ms))
+}
+
+async fn find(shared: &Shared, read: &Read) -> Result<Seen, Problem> {
     let mut ring_changes = 0;
     // Half of the time is left for the bucket.
     let now = Instant::now();

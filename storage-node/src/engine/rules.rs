@@ -40,10 +40,15 @@ pub(crate) fn is_overfull(known: &Container<Brief>, request: &MintRequest) -> bo
         || (count > 0 && bytes + request.version.value.size() > MAX_SIBLING_BYTES)
 }
 
-/// Does the precondition hold, as far as this node knows?
+/// Does the precondition hold, as far as this node knows, at the time that the write's gateway gave it?
 pub(crate) fn check_precondition(
     precondition: &Precondition,
     known: &Container<Brief>,
+    now_ms: u64,
 ) -> Result<(), Refusal> {
-    if precondition.holds(known) { Ok(()) } else { Err(Refusal::Precondition(known.seen().clone())) }
+    if precondition.holds_at(known, now_ms) {
+        Ok(())
+    } else {
+        Err(Refusal::Precondition(known.seen().clone()))
+    }
 }

@@ -52,6 +52,10 @@ impl Engine {
                     add(hash, &bytes)?;
                 }
             }
+            if !self.index_complete() {
+                // What was put late, or replayed, may be older than a deletion that was forgotten since.
+                self.add_buried(&mut found).await?;
+            }
             let mut page = Vec::new();
             let (mut size, mut cut) = (0, false);
             let within =
@@ -74,6 +78,18 @@ impl Engine {
             }
             (blocks, bytes) = (blocks.saturating_mul(2), bytes.saturating_mul(2));
         }
+    }
+
+    /// Adds what lies in graves of these keys.
+    async fn add_buried(&self, found: &mut BTreeMap<RecordKey, Record>) -> Result<(), SegmentError> {
+        for (key, record) in found.iter_mut().filter(|(key, _)| self.graves.may_hold(key.hash)) {
+            for buried in self.graves.find(key.hash).await? {
+                if RecordKey::new(key.hash, &buried.namespace, &buried.key) == *key {
+                    record.container.sync(buried.container);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// About the first `bytes` bytes that each memtable holds of a range, and the hash before which that is

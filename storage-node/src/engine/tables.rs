@@ -6,11 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use cartwheel_core::clock::Dot;
+use cartwheel_core::clock_index::{ClockIndex, Known};
 use cartwheel_core::container::{Container, Sibling};
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::record::{Brief, Record, Version};
 
-use crate::index::{ClockIndex, Known};
 use crate::memtable::{Entry, Memtable, RecordKey};
 use crate::segments::holds_all;
 

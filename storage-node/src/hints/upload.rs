@@ -172,6 +172,9 @@ impl Hints {
             unstored.min().unwrap_or(state.log_number)
         };
         log::forget(&**disk, log::HINTS, needed.saturating_sub(1)).await;
+        if let Some(log) = &self.log {
+            log.forgot(needed.saturating_sub(1));
+        }
     }
 
     fn holds_too_much(&self) -> bool {

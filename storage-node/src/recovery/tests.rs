@@ -13,6 +13,7 @@ use cartwheel_core::record::Version;
 use cartwheel_core::wire::Refusal;
 
 use crate::epoch::Incarnation;
+use crate::ledger::Committed;
 use crate::manifests;
 use crate::testing::{Machine, Minted, mint_request, values, version};
 
@@ -63,7 +64,7 @@ async fn without_its_disk_a_node_has_all_that_was_acknowledged_in_the_bucket() {
                 let sender = sender.take().unwrap();
                 Box::new(move |reached| sender.send((dot, reached)).unwrap())
             };
-            match process.engine.mint(&request, done).unwrap() {
+            match process.engine.mint(&request, crate::engine::Graved::Unknown, done).unwrap() {
                 crate::engine::Mint::Made => break,
                 _ => process.engine.read_full(&crate::testing::record_key("k")).await.unwrap(),
             }
@@ -82,15 +83,15 @@ async fn segments_are_found_whether_or_not_a_manifest_names_them() {
     let mut process = machine.boot().await;
     process.put("k", "named", &Clock::new(), Durability::Memory).await;
     process.flush().await;
-    assert!(process.flusher.commit().await);
+    process.commit().await;
     process.put("k", "not named", &Clock::new(), Durability::Memory).await;
     process.flush().await;
     let manifest = manifests::newest(&*machine.bucket, &machine.node()).await.unwrap().unwrap();
     assert_eq!(manifest.segments.len(), 1);
     drop(process);
-    let mut process = machine.boot().await;
+    let process = machine.boot().await;
     assert_eq!(process.values("k").await, ["named", "not named"]);
-    assert!(process.flusher.commit().await);
+    process.commit().await;
     let manifest = manifests::newest(&*machine.bucket, &machine.node()).await.unwrap().unwrap();
     assert_eq!((manifest.segments.len(), manifest.epoch), (2, 3));
 }
@@ -135,13 +136,13 @@ async fn the_older_of_two_processes_steps_down_and_what_it_flushed_is_found() {
         let mut old = old_machine.boot().await;
         old.put("before", "x", &Clock::new(), Durability::Disk).await;
         old.flush().await;
-        assert!(old.flusher.commit().await);
+        old.commit().await;
 
         let mut new = new_machine.boot().await;
         assert_eq!((old.me.epoch, new.me.epoch), (1, 3));
         assert_eq!(new.values("before").await, ["x"]);
         for _ in 0..newer_commits {
-            assert!(new.flusher.commit().await);
+            new.commit().await;
         }
         // It does not know yet: it accepts, and flushes beside the newer one without harm.
         let late = old.put("late", "from the older", &Clock::new(), Durability::Disk).await;
@@ -149,12 +150,12 @@ async fn the_older_of_two_processes_steps_down_and_what_it_flushed_is_found() {
         assert_ne!(late, own);
         old.flush().await;
         new.flush().await;
-        assert!(old.flusher.commit().await);
+        assert_eq!(old.ledger.commit().await, Committed::TakenOver);
         assert!(old.engine.is_fenced());
         let request = mint_request("late", version(9, &Clock::new(), b"v"), Durability::Memory);
         let refused = old.mint(&request).await;
         assert_eq!(refused, Err(Refusal::Unable("another process has taken over node-a".to_owned())));
-        assert!(new.flusher.commit().await);
+        new.commit().await;
         assert!(!new.engine.is_fenced());
         drop((old, new));
 

@@ -46,6 +46,11 @@ impl Ranges {
         self.by_partition.get(partition).copied().unwrap_or(Range::Foreign)
     }
 
+    pub(super) fn of_partition(&self, partition: u32) -> Range {
+        let partition = usize::try_from(partition).unwrap_or(usize::MAX);
+        self.by_partition.get(partition).copied().unwrap_or(Range::Foreign)
+    }
+
     /// How many partitions there are.
     pub(super) fn partitions(&self) -> u32 {
         u32::try_from(self.by_partition.len()).unwrap_or(1)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cartwheel_bucket::{FaultyBucket, SharedBucket, list_all};
 use cartwheel_cluster::membership::{self, Founding};
-use cartwheel_cluster::seams::Seams;
+use cartwheel_cluster::seams::{Seams, WallClock};
 use cartwheel_cluster::secret::ClusterSecret;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::ring::{Member, MemberState};
@@ -238,8 +238,18 @@ impl Cluster {
 
     /// A gateway that has this secret.
     pub(crate) async fn start_gateway_with(&mut self, secret: &ClusterSecret) {
+        self.start_gateway_in(Seams::real(), secret).await;
+    }
+
+    /// A gateway that goes by this clock.
+    pub(crate) async fn start_gateway_by(&mut self, clock: Arc<dyn WallClock>) {
+        let secret = self.secret.clone();
+        self.start_gateway_in(Seams { clock, ..Seams::real() }, &secret).await;
+    }
+
+    async fn start_gateway_in(&mut self, seams: Seams, secret: &ClusterSecret) {
         let (config, bucket) = (self.builder.gateway.clone(), self.store.connect().await);
-        let started = cartwheel_gateway::start(config, Seams::real(), bucket, secret).await;
+        let started = cartwheel_gateway::start(config, seams, bucket, secret).await;
         self.gateways.push(started.unwrap());
     }
 

@@ -101,6 +101,10 @@ impl Asking {
         self
     }
 
+    pub(crate) fn body(self, body: impl Into<Bytes>) -> Self {
+        Self { body: body.into(), ..self }
+    }
+
     /// The clock of an answer, given back.
     pub(crate) fn seen(self, answer: &Answer) -> Self {
         self.header("vector-clock", answer.clock())

@@ -67,7 +67,7 @@ async fn known(shared: &Shared, write: &Write, short: &Short) -> Result<Containe
         }
     };
     let brief = known.map(|v| Brief::from(v));
-    if !write.precondition.holds(&brief) {
+    if !write.precondition.holds_at(&brief, shared.seams.clock.now_ms()) {
         return Err(Unwritten::Precondition(brief.into_parts().0, short.applied));
     }
     let bytes: u64 = brief.siblings().iter().map(|s| s.version.size).sum();

@@ -10,6 +10,7 @@ use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::Record;
 
 use crate::engine::Engine;
+use crate::engine::Graved;
 use crate::testing::{Machine, hash, key, namespace, record_key, version};
 
 const WRITES: u64 = 600;
@@ -31,8 +32,8 @@ async fn write(engine: Arc<Engine>, name: &'static str, acked: Arc<AtomicU64>) {
         let reached = loop {
             let (sender, reached) = tokio::sync::oneshot::channel();
             let done = Box::new(move |level| sender.send(level).unwrap());
-            match engine.replicate(hash(name), &record, &bytes, durability, done) {
-                Ok(()) => break reached,
+            match engine.replicate(hash(name), &record, &bytes, durability, Graved::Unknown, done) {
+                Ok(_) => break reached,
                 Err(_) => tokio::task::yield_now().await,
             }
         };

@@ -14,6 +14,7 @@ use cartwheel_core::record::Record;
 use cartwheel_core::wire::Refusal;
 
 use crate::engine::Engine;
+use crate::engine::Graved;
 use crate::testing::{GatedDisk, Machine, Process, hash, key, mint_request, namespace, version};
 
 /// The nth write of another node to this key.
@@ -73,7 +74,7 @@ async fn bucket_is_acknowledged_once_the_put_returned() {
     let (record, injected) = (record("k", 2), faulty.injected());
     let done = Box::new(move |reached| sender.send(reached).unwrap());
     let hash = crate::testing::hash("k");
-    engine.replicate(hash, &record, &record.encode(), Durability::Bucket, done).unwrap();
+    engine.replicate(hash, &record, &record.encode(), Durability::Bucket, Graved::Unknown, done).unwrap();
     // Each failed PUT is followed by a pause.
     let fails = async |times: u64| {
         while faulty.injected() < injected + times {
@@ -99,7 +100,9 @@ async fn bucket_is_acknowledged_once_the_put_returned() {
 /// Why the engine does not take a record in that is to reach the bucket.
 fn refusal(engine: &Engine, record: &Record) -> Option<Refusal> {
     let hash = crate::testing::hash("k");
-    engine.replicate(hash, record, &record.encode(), Durability::Bucket, Box::new(|_| {})).err()
+    engine
+        .replicate(hash, record, &record.encode(), Durability::Bucket, Graved::Unknown, Box::new(|_| {}))
+        .err()
 }
 
 /// The flush that is under way holds what was written before it, and no more.

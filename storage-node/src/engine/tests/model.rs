@@ -13,10 +13,10 @@ use cartwheel_core::record::{Record, Value, Version};
 use cartwheel_core::wire::Precondition;
 
 use crate::engine::{Engine, MintRequest, whole};
-use crate::index::Known;
 use crate::log::{RECORDS, file_number};
 use crate::memtable::Memtable;
 use crate::testing::{Machine, Minted, Process, hash, key, mint_request, namespace, record_key, version};
+use cartwheel_core::clock_index::Known;
 
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 const REMOTES: usize = 2;
@@ -212,7 +212,7 @@ impl World {
             Step::Flush => self.flush().await,
             Step::LoadOne { nth } => self.load_one(nth).await,
             Step::LoadAll => self.process.load_index().await,
-            Step::Commit => assert!(self.process.flusher.commit().await),
+            Step::Commit => self.process.commit().await,
             Step::Restart { keep_disk, torn } => self.restart(keep_disk, torn).await,
         }
     }

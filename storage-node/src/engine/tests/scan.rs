@@ -200,7 +200,7 @@ async fn what_earlier_processes_flushed_is_as_old_as_the_store_says() {
     let mut process = machine.boot().await;
     process.put("old", "a", &Clock::new(), Durability::Memory).await;
     process.flush().await;
-    assert!(process.flusher.commit().await);
+    process.commit().await;
     store.set_now_ms(1_040_000);
     process.put("young", "b", &Clock::new(), Durability::Memory).await;
     process.flush().await;

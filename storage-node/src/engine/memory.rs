@@ -1,0 +1,41 @@
+//! What the engine's memory is taken up by, and how much of it caches may have.
+
+use super::Engine;
+
+/// Bytes that the engine holds, by what for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Held {
+    /// The clock index.
+    pub(crate) index: u64,
+    /// Filters and indexes of segments and graves.
+    pub(crate) metadata: u64,
+    /// Records that are in no segment yet.
+    pub(crate) unflushed: u64,
+    /// Records on their way to the disk.
+    pub(crate) log_queue: u64,
+    /// The row and the block cache.
+    pub(crate) caches: u64,
+}
+
+impl Engine {
+    /// What memory is taken up by.
+    pub(crate) fn held(&self) -> Held {
+        let metadata = [&self.segments, &self.graves.segments];
+        let metadata =
+            metadata.iter().flat_map(|s| s.all().to_vec()).map(|segment| segment.kept_bytes()).sum();
+        let tables = self.tables.read();
+        Held {
+            index: tables.index.bytes() as u64,
+            metadata,
+            unflushed: tables.unflushed_bytes() as u64,
+            log_queue: self.log.as_ref().map_or(0, |log| log.waiting_bytes() as u64),
+            caches: self.rows.bytes() + self.segments.cached_bytes(),
+        }
+    }
+
+    /// Gives the caches another size, keeping what fits.
+    pub(crate) fn resize_caches(&self, rows: u64, blocks: u64) {
+        self.rows.resize(rows);
+        self.segments.resize_cache(blocks);
+    }
+}

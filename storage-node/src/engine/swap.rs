@@ -1,0 +1,170 @@
+//! Changes to what lies in the bucket, seen from memory: the index is loaded from it, segments found late are taken up,
+//! merged segments take the place of others.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use cartwheel_core::clock_index::Known;
+use cartwheel_core::container::Container;
+use cartwheel_core::hash::KeyHash;
+use cartwheel_core::merkle::leaf;
+use cartwheel_core::quorum::Durability;
+use cartwheel_core::record::{Brief, Record};
+
+use super::{Engine, Incoming};
+use crate::memtable::RecordKey;
+use crate::segments::{Segment, SegmentError};
+
+/// Keys that go into or out of the index under one lock.
+const AT_ONCE: usize = 256;
+
+/// A deletion that a merge has laid into a grave.
+#[derive(Debug, Clone)]
+pub(crate) struct Reaped {
+    pub(crate) key: RecordKey,
+    pub(crate) record: Record,
+}
+
+impl Engine {
+    /// Fills the clock index from the segments that were there at the start; then it is complete.
+    ///
+    /// # Errors
+    /// [`SegmentError`]; what was read stays, and calling again goes on.
+    pub(crate) async fn load_index(&self, segments: &[Arc<Segment>]) -> Result<(), SegmentError> {
+        self.graves.load().await?;
+        for segment in segments {
+            self.index(segment).await?;
+        }
+        // Whatever the index has learnt of a key that lies in a grave, from a log file that was not deleted, a segment
+        // that was put late, or one beside the merge that reaped the key, may be older than the deletion.
+        for grave in self.graves.segments.all().iter() {
+            for entry in grave.clocks(&self.index_bucket).await? {
+                let (hash, buried) = entry.map_err(super::damaged)?;
+                let (Known::All(known) | Known::AtLeast(known)) = self.tables.read().index.get(hash);
+                if !known.seen().is_empty() && !known.includes(&buried) {
+                    self.exhume(hash).await?;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        self.tables.write().index.set_complete();
+        Ok(())
+    }
+
+    /// Takes up a segment of this node that was found while it runs.
+    ///
+    /// # Errors
+    /// [`SegmentError`]; nothing was changed then, but that deletions may have come back from their graves.
+    pub(crate) async fn adopt(&self, segment: Arc<Segment>) -> Result<(), SegmentError> {
+        self.exhume_all(&segment).await?;
+        self.index(&segment).await?;
+        self.segments.push(Arc::clone(&segment));
+        for entry in segment.clocks(&self.index_bucket).await? {
+            let (hash, _) = entry.map_err(super::damaged)?;
+            self.rows.raise(hash);
+            // Once more: a merge may have reaped the key just before it could see that this segment holds it.
+            self.exhume_if_buried(hash).await?;
+        }
+        Ok(())
+    }
+
+    /// What a segment's clock column says.
+    async fn index(&self, segment: &Segment) -> Result<(), SegmentError> {
+        let mut clocks = segment.clocks(&self.index_bucket).await?;
+        loop {
+            let chunk = clocks.by_ref().take(AT_ONCE).collect::<Result<Vec<_>, _>>();
+            let chunk: Vec<(KeyHash, Container<Brief>)> = chunk.map_err(super::damaged)?;
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            {
+                let mut tables = self.tables.write();
+                for (hash, brief) in chunk {
+                    tables.index.join(hash, brief, false);
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn exhume_all(&self, segment: &Segment) -> Result<(), SegmentError> {
+        for entry in segment.clocks(&self.index_bucket).await? {
+            let (hash, _) = entry.map_err(super::damaged)?;
+            self.exhume_if_buried(hash).await?;
+        }
+        Ok(())
+    }
+
+    async fn exhume_if_buried(&self, hash: KeyHash) -> Result<(), SegmentError> {
+        if self.graves.may_hold(hash) { self.exhume(hash).await } else { Ok(()) }
+    }
+
+    /// Puts merged segments in the place of `merged`, and forgets the deletions that the merge has laid into graves,
+    /// which are there already; those whose keys were written since, or lie elsewhere too, are kept in memory instead.
+    /// `false`, and nothing is changed, if the segments are not what they were.
+    pub(crate) fn swap(&self, merged: &[Arc<Segment>], with: Vec<Arc<Segment>>, reaped: &[Reaped]) -> bool {
+        for chunk in reaped.chunks(AT_ONCE) {
+            let mut tables = self.tables.write();
+            // Under the lock: a flush shows its segment before it lets go of its memtable.
+            let all = self.segments.all();
+            let others = all.iter().filter(|segment| !merged.iter().any(|m| Arc::ptr_eq(m, segment)));
+            let others: Vec<&Arc<Segment>> = others.collect();
+            for Reaped { key, record } in chunk {
+                let known = tables.index.get(key.hash);
+                let elsewhere = others.iter().any(|segment| segment.may_hold(key.hash));
+                let unchanged = matches!(&known, Known::All(known) if known.same_as(&record.container));
+                let unwritten = tables.memtables().all(|table| table.get(key).is_none());
+                if unchanged && unwritten && !elsewhere {
+                    tables.index.remove(key.hash);
+                } else {
+                    let bytes: Bytes = record.encode();
+                    let incoming = Incoming::new(key.hash, record, &bytes);
+                    self.apply(&mut tables, known, incoming, Durability::Memory, Box::new(|_| {}));
+                }
+            }
+            drop(tables);
+            for Reaped { key, .. } in chunk {
+                self.rows.raise(key.hash);
+            }
+        }
+        self.segments.replace(merged, with)
+    }
+
+    /// Does this node hold the key of this hash in segments, fully known, dead at `now_ms`, with this leaf?
+    pub(crate) fn is_dead_as(&self, hash: KeyHash, told: u64, now_ms: u64) -> bool {
+        let tables = self.tables.read();
+        let Known::All(known) = tables.index.get(hash) else { return false };
+        leaf(hash, known.seen()) == told
+            && !known.siblings().is_empty()
+            && known.siblings().iter().all(|s| s.version.is_dead(now_ms))
+            && tables.memtables().all(|table| table.holds(hash) == 0)
+    }
+
+    /// What the index says of a key.
+    #[cfg(test)]
+    pub(crate) fn known(&self, hash: KeyHash) -> Known {
+        self.tables.read().index.get(hash)
+    }
+
+    /// Has this node never heard of the key of this hash, or forgotten it?
+    pub(crate) fn knows_nothing_of(&self, hash: KeyHash) -> bool {
+        matches!(self.tables.read().index.get(hash), Known::All(known) if known.seen().is_empty())
+    }
+
+    /// The dead keys of one shard of the index, with their leaves. Values that have expired count as deleted from now
+    /// on, so that merges drop them.
+    pub(crate) fn dead_in(&self, shard: u32, now_ms: u64) -> Vec<(KeyHash, u64)> {
+        let mut tables = self.tables.write();
+        let dead = tables.index.dead_in(shard, now_ms);
+        for (hash, _) in &dead {
+            if let Known::All(known) = tables.index.get(*hash)
+                && known.siblings().iter().any(|s| !s.version.deleted)
+            {
+                let buried = known.map(|brief| Brief { deleted: true, size: 0, ..*brief });
+                tables.index.set(*hash, &Known::All(buried));
+            }
+        }
+        dead.into_iter().map(|(hash, seen)| (hash, leaf(hash, &seen))).collect()
+    }
+}

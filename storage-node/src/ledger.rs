@@ -1,0 +1,261 @@
+//! The one writer of this node's manifest: what it names, what was dropped, and whether this process still has the say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use cartwheel_bucket::SharedBucket;
+use cartwheel_cluster::seams::Seams;
+use cartwheel_core::manifest::{Dropped, Manifest};
+use cartwheel_segments::manifests::newest_dated;
+
+use crate::engine::Engine;
+use crate::epoch::Incarnation;
+use crate::manifests::{self, Holdings, ManifestsError, is_mine};
+use crate::segments::Segment;
+
+/// What came of an attempt to write the manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Committed {
+    /// It says what this process holds.
+    Yes,
+    /// The bucket failed; try again.
+    NotYet,
+    /// Another process has the say; this one is fenced.
+    TakenOver,
+}
+
+/// A place in time, by the store's clock and by this process's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StoreTime {
+    /// Milliseconds since 1970.
+    pub(crate) ms: u64,
+    /// About when that was.
+    pub(crate) at: Instant,
+}
+
+impl StoreTime {
+    /// About what the store's clock showed at `instant`.
+    pub(crate) fn ms_of(&self, instant: Instant) -> u64 {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let later = ms(instant.saturating_duration_since(self.at));
+        let earlier = ms(self.at.saturating_duration_since(instant));
+        self.ms.saturating_add(later).saturating_sub(earlier)
+    }
+}
+
+/// What the ledger keeps beside the engine's lists.
+#[derive(Debug, Default)]
+struct Books {
+    dropped: Vec<Dropped>,
+    store_time: Option<StoreTime>,
+}
+
+/// The manifest of a running process.
+pub(crate) struct Ledger {
+    bucket: SharedBucket,
+    seams: Seams,
+    me: Incarnation,
+    engine: Arc<Engine>,
+    /// The version written last. Held while one is written, so that what it says is of one moment.
+    version: tokio::sync::Mutex<u64>,
+    books: Mutex<Books>,
+    /// What is being merged: its pieces are no orphans.
+    working: Arc<Mutex<Option<String>>>,
+}
+
+/// While this lives, pieces of a merge of this name are left alone.
+#[derive(Debug)]
+pub(crate) struct Working {
+    /// The name.
+    pub(crate) label: String,
+    working: Arc<Mutex<Option<String>>>,
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        *self.working.lock() = None;
+    }
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger").field("books", &self.books).finish_non_exhaustive()
+    }
+}
+
+impl Ledger {
+    /// The ledger of a process that has claimed `manifest`.
+    pub(crate) fn new(
+        bucket: SharedBucket,
+        seams: Seams,
+        me: Incarnation,
+        engine: Arc<Engine>,
+        manifest: &Manifest,
+    ) -> Self {
+        let books = Books { dropped: manifest.dropped.clone(), store_time: None };
+        Self {
+            bucket,
+            seams,
+            me,
+            engine,
+            version: manifest.version.into(),
+            books: books.into(),
+            working: Arc::default(),
+        }
+    }
+
+    /// Begins a merge under the first of these names none of whose pieces waits for its end.
+    pub(crate) fn begin(&self, name: impl Fn(u32) -> String) -> Working {
+        // Held all the while: what is dropped after this look is no piece of this merge.
+        let mut working = self.working.lock();
+        let dropped = self.dropped();
+        let mut salt = 0;
+        let label = loop {
+            let label = name(salt);
+            if !dropped.iter().any(|dropped| is_piece(&dropped.object, &label)) {
+                break label;
+            }
+            salt += 1;
+        };
+        *working = Some(label.clone());
+        Working { label, working: Arc::clone(&self.working) }
+    }
+
+    /// Drops an object that no manifest knows, unless it is a piece of the merge that is going on, or was of one that
+    /// is done by now.
+    pub(crate) fn drop_orphan(&self, object: String, bytes: u64) -> bool {
+        let working = self.working.lock();
+        let is_made = working.as_ref().is_some_and(|label| is_piece(&object, label));
+        if is_made || self.names(&object) {
+            return false;
+        }
+        self.note_dropped(std::iter::once((object, bytes)));
+        true
+    }
+
+    /// Does this process read this object?
+    pub(crate) fn names(&self, object: &str) -> bool {
+        let (segments, graves) = (self.engine.segments.all(), self.engine.graves.segments.all());
+        segments.iter().chain(graves.iter()).any(|segment| segment.object == object)
+    }
+
+    /// Writes a manifest of what is held now.
+    pub(crate) async fn commit(&self) -> Committed {
+        let mut version = self.version.lock().await;
+        self.write(&mut version).await
+    }
+
+    /// Changes what is held with `change`, drops `dropped` if that was done, and writes the manifest: nobody sees one
+    /// without the other.
+    pub(crate) async fn change(&self, dropped: &[Arc<Segment>], change: impl FnOnce() -> bool) -> Committed {
+        let mut version = self.version.lock().await;
+        if !change() {
+            return Committed::NotYet;
+        }
+        self.note_dropped(dropped.iter().map(|segment| (segment.object.clone(), segment.bytes)));
+        self.write(&mut version).await
+    }
+
+    /// Objects that no manifest needs to name wait for their end from the next one on.
+    pub(crate) fn note_dropped(&self, objects: impl Iterator<Item = (String, u64)>) {
+        let mut books = self.books.lock();
+        for (object, bytes) in objects {
+            if !books.dropped.iter().any(|dropped| dropped.object == object) {
+                books.dropped.push(Dropped { object, bytes, since_ms: None });
+            }
+        }
+    }
+
+    /// What waits for its end.
+    pub(crate) fn dropped(&self) -> Vec<Dropped> {
+        self.books.lock().dropped.clone()
+    }
+
+    /// These are deleted.
+    pub(crate) fn note_deleted(&self, objects: &[String]) {
+        self.books.lock().dropped.retain(|dropped| !objects.contains(&dropped.object));
+    }
+
+    /// Writes a manifest, reads it back, and notes since when what it drops has been dropped, by the store's clock.
+    /// Gives the time it was written; `None` if that has to be tried again or this process has not the say any more.
+    pub(crate) async fn commit_and_look(&self) -> Option<StoreTime> {
+        if self.commit().await != Committed::Yes {
+            return None;
+        }
+        let at = Instant::now();
+        match newest_dated(&*self.bucket, &self.me.node).await {
+            Ok(Some(newest)) if is_mine(&newest.manifest, &self.me) => {
+                let time = StoreTime { ms: newest.modified_ms, at };
+                let mut books = self.books.lock();
+                books.store_time = Some(time);
+                let named = |object: &str| newest.manifest.dropped.iter().any(|d| d.object == object);
+                for dropped in books.dropped.iter_mut().filter(|dropped| dropped.since_ms.is_none()) {
+                    dropped.since_ms = named(&dropped.object).then_some(time.ms);
+                }
+                Some(time)
+            }
+            Ok(Some(newest)) => {
+                let (node, epoch) = (self.me.node.clone(), newest.manifest.epoch);
+                self.step_down(&ManifestsError::TakenOver { node, epoch });
+                None
+            }
+            Ok(None) => None,
+            Err(error) => {
+                tracing::warn!(%error, "can't read the manifest back");
+                None
+            }
+        }
+    }
+
+    /// The store's clock as it was seen last.
+    pub(crate) fn store_time(&self) -> Option<StoreTime> {
+        self.books.lock().store_time
+    }
+
+    async fn write(&self, version: &mut u64) -> Committed {
+        let holdings = match self.holdings().await {
+            Ok(holdings) => holdings,
+            Err(error) => {
+                tracing::warn!(%error, "can't describe the segments for the manifest");
+                return Committed::NotYet;
+            }
+        };
+        match manifests::commit(&*self.bucket, &self.seams, &self.me, *version, holdings).await {
+            Ok(written) => {
+                *version = written;
+                Committed::Yes
+            }
+            Err(error @ ManifestsError::TakenOver { .. }) => {
+                self.step_down(&error);
+                Committed::TakenOver
+            }
+            Err(error) => {
+                tracing::warn!(%error, "can't write the manifest; the segments are found without it");
+                Committed::NotYet
+            }
+        }
+    }
+
+    async fn holdings(&self) -> Result<Holdings, crate::segments::SegmentError> {
+        let segments = self.engine.segments.all();
+        let graves = self.engine.graves.segments.all();
+        Ok(Holdings {
+            segments: self.engine.segments.entries(&segments).await?,
+            graves: self.engine.graves.segments.entries(&graves).await?,
+            dropped: self.dropped(),
+        })
+    }
+
+    fn step_down(&self, error: &ManifestsError) {
+        tracing::error!(%error, "this process steps down; it accepts no more writes");
+        self.engine.fence();
+    }
+}
+
+/// Is this a piece of the merge of this name?
+fn is_piece(object: &str, label: &str) -> bool {
+    object.contains(&format!("/{label}/"))
+}
