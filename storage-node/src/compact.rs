@@ -184,6 +184,7 @@ impl Compactor {
         }
         graves.into_iter().for_each(|grave| self.engine.graves.segments.push(grave));
         let done = self.ledger.change(inputs, || self.engine.swap(inputs, with, &reaped)).await;
+        self.ledger.finish();
         self.proofs.forget(reaped.iter().map(|reaped| reaped.key.hash));
         if let Why::Reap(group) = plan.why
             && !plan.split
@@ -223,7 +224,7 @@ impl Compactor {
             .unwrap_or(0)
     }
 
-    /// Reads the inputs and puts what comes of them, going on from what an earlier process has put.
+    /// Reads the inputs and puts what comes of them, going on from what an earlier try has put.
     async fn write(
         &self,
         label: &str,
@@ -241,7 +242,7 @@ impl Compactor {
             let mut sources = Sources::open(&self.bucket, inputs, self.hash_seed, after).await?;
             while let Some(built) = self.build(&mut sources, split, &others, after).await? {
                 let Piece { segment, grave, reaped, records, last: _ } = built;
-                // Before the piece that leaves its records out. One that an earlier process has put may do.
+                // Before the piece that leaves its records out. One that an earlier try has put may do.
                 let buried = reaped.iter().all(|r| outcome.reaped.get(&r.key) == Some(&r.record));
                 if let Some(grave) = grave.filter(|_| !buried) {
                     let n = outcome.graves.last().and_then(|last| number_of(&last.object)).unwrap_or(0) + 1;
@@ -266,7 +267,7 @@ impl Compactor {
         }
     }
 
-    /// What other processes have put of this merge, if it is in order.
+    /// What an earlier try has put of this merge, if it is in order.
     async fn resume(&self, label: &str, split: bool) -> Result<Outcome, CompactError> {
         let mut outcome = Outcome::default();
         for piece in list_all(&*self.bucket, &format!("nodes/{}/c/{label}/", self.node)).await? {
@@ -290,15 +291,12 @@ impl Compactor {
             }
         }
         if !outcome.pieces.is_empty() {
-            tracing::info!(
-                pieces = outcome.pieces.len(),
-                "going on with a merge that an earlier process began"
-            );
+            tracing::info!(pieces = outcome.pieces.len(), "going on with a merge that failed");
         }
         Ok(outcome)
     }
 
-    /// Keys that an earlier process has laid into a grave, but that a piece holds all the same, are not forgotten.
+    /// Keys that an earlier try has laid into a grave, but that a piece holds all the same, are not forgotten.
     async fn spare(&self, outcome: &mut Outcome) -> Result<(), CompactError> {
         for piece in &outcome.pieces {
             let segment =
@@ -312,12 +310,11 @@ impl Compactor {
         Ok(())
     }
 
-    /// Names a merge after what goes into it. One whose pieces are waiting to be deleted gets another name.
+    /// Begins a merge.
     fn begin(&self, inputs: &[Arc<Segment>], split: bool) -> Working {
         let mut names: Vec<&str> = inputs.iter().map(|segment| segment.object.as_str()).collect();
         names.sort_unstable();
-        let names = names.join("\n");
-        self.ledger.begin(|salt| format!("{:016x}", checksum(format!("{names}\n{split}\n{salt}").as_bytes())))
+        self.ledger.begin(checksum(format!("{}\n{split}", names.join("\n")).as_bytes()))
     }
 
     /// Puts a piece; `None` if another one lies there.

@@ -1,6 +1,8 @@
 //! The one writer of this node's manifest: what it names, what was dropped, and whether this process still has the say.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -8,7 +10,7 @@ use tokio::time::Instant;
 
 use cartwheel_bucket::SharedBucket;
 use cartwheel_cluster::seams::Seams;
-use cartwheel_core::manifest::{Dropped, Manifest};
+use cartwheel_core::manifest::{Dropped, Manifest, flush_of_object};
 use cartwheel_segments::manifests::newest_dated;
 
 use crate::engine::Engine;
@@ -50,6 +52,7 @@ impl StoreTime {
 #[derive(Debug, Default)]
 struct Books {
     dropped: Vec<Dropped>,
+    taken: BTreeMap<String, u64>,
     store_time: Option<StoreTime>,
 }
 
@@ -64,6 +67,10 @@ pub(crate) struct Ledger {
     books: Mutex<Books>,
     /// What is being merged: its pieces are no orphans.
     working: Arc<Mutex<Option<String>>>,
+    /// The merge begun last, if it has not been carried out: what goes into it, summed up, and its name.
+    unfinished: Mutex<Option<(u64, String)>>,
+    /// How many names merges were given.
+    named: AtomicU64,
 }
 
 /// While this lives, pieces of a merge of this name are left alone.
@@ -95,7 +102,8 @@ impl Ledger {
         engine: Arc<Engine>,
         manifest: &Manifest,
     ) -> Self {
-        let books = Books { dropped: manifest.dropped.clone(), store_time: None };
+        let books =
+            Books { dropped: manifest.dropped.clone(), taken: manifest.taken.clone(), store_time: None };
         Self {
             bucket,
             seams,
@@ -104,24 +112,33 @@ impl Ledger {
             version: manifest.version.into(),
             books: books.into(),
             working: Arc::default(),
+            unfinished: Mutex::default(),
+            named: 0.into(),
         }
     }
 
-    /// Begins a merge under the first of these names none of whose pieces waits for its end.
-    pub(crate) fn begin(&self, name: impl Fn(u32) -> String) -> Working {
+    /// Begins a merge of what `inputs` sums up. It gets a name that no merge had before, of this process or another: an
+    /// object under a name that was used may still meet a DELETE that was sent long ago. But one that failed is gone on
+    /// with, unless pieces of it were dropped.
+    pub(crate) fn begin(&self, inputs: u64) -> Working {
         // Held all the while: what is dropped after this look is no piece of this merge.
         let mut working = self.working.lock();
-        let dropped = self.dropped();
-        let mut salt = 0;
-        let label = loop {
-            let label = name(salt);
-            if !dropped.iter().any(|dropped| is_piece(&dropped.object, &label)) {
-                break label;
+        let mut unfinished = self.unfinished.lock();
+        let label = match &*unfinished {
+            Some((sum, label)) if *sum == inputs => label.clone(),
+            _ => {
+                let n = self.named.fetch_add(1, Ordering::Relaxed) + 1;
+                format!("{:010}-{}-{n:06}", self.me.epoch, self.me.nonce)
             }
-            salt += 1;
         };
+        *unfinished = Some((inputs, label.clone()));
         *working = Some(label.clone());
         Working { label, working: Arc::clone(&self.working) }
+    }
+
+    /// The merge begun last is carried out, or of no use.
+    pub(crate) fn finish(&self) {
+        *self.unfinished.lock() = None;
     }
 
     /// Drops an object that no manifest knows, unless it is a piece of the merge that is going on, or was of one that
@@ -132,8 +149,16 @@ impl Ledger {
         if is_made || self.names(&object) {
             return false;
         }
+        self.unfinished.lock().take_if(|(_, label)| is_piece(&object, label));
         self.note_dropped(std::iter::once((object, bytes)));
         true
+    }
+
+    /// Was this flush taken up before, so that it is none if nothing knows it?
+    pub(crate) fn has_taken(&self, object: &str) -> bool {
+        let books = self.books.lock();
+        flush_of_object(object)
+            .is_some_and(|(label, n)| books.taken.get(label).is_some_and(|taken| n <= *taken))
     }
 
     /// Does this process read this object?
@@ -242,7 +267,20 @@ impl Ledger {
     async fn holdings(&self) -> Result<Holdings, crate::segments::SegmentError> {
         let segments = self.engine.segments.all();
         let graves = self.engine.graves.segments.all();
+        let taken = {
+            let mut books = self.books.lock();
+            let Books { dropped, taken, .. } = &mut *books;
+            // One that was merged before any manifest named it is among the dropped.
+            let dropped = dropped.iter().map(|dropped| dropped.object.as_str());
+            let objects = segments.iter().map(|segment| segment.object.as_str()).chain(dropped);
+            for (label, n) in objects.filter_map(flush_of_object) {
+                let highest = taken.entry(label.to_owned()).or_default();
+                *highest = n.max(*highest);
+            }
+            taken.clone()
+        };
         Ok(Holdings {
+            taken,
             segments: self.engine.segments.entries(&segments).await?,
             graves: self.engine.graves.segments.entries(&graves).await?,
             dropped: self.dropped(),

@@ -1,6 +1,8 @@
 //! Claiming and committing this node's manifest, and finding out that another process took over
 //! (docs/manifest-protocol.md).
 
+use std::collections::BTreeMap;
+
 use cartwheel_bucket::{Bucket, BucketError, Created};
 use cartwheel_cluster::seams::Seams;
 use cartwheel_core::manifest::{Dropped, Manifest, SegmentEntry};
@@ -44,6 +46,8 @@ pub struct Holdings {
     pub graves: Vec<SegmentEntry>,
     /// What waits to be deleted.
     pub dropped: Vec<Dropped>,
+    /// Flushes that were ever named ([`Manifest::taken`]).
+    pub taken: BTreeMap<String, u64>,
 }
 
 /// Is it this process that wrote the manifest?
@@ -75,6 +79,7 @@ pub async fn claim(bucket: &dyn Bucket, seams: &Seams, me: &Incarnation) -> Resu
             segments: m.segments,
             graves: m.graves,
             dropped: m.dropped,
+            taken: m.taken,
         });
         let manifest = manifest(seams, me, version, holdings);
         if put(bucket, me, &manifest).await? {
@@ -124,11 +129,12 @@ fn put_id(seams: &Seams, me: &Incarnation) -> String {
 }
 
 fn manifest(seams: &Seams, me: &Incarnation, version: u64, holdings: Holdings) -> Manifest {
-    let Holdings { segments, graves, dropped } = holdings;
+    let Holdings { segments, graves, dropped, taken } = holdings;
     Manifest {
         segments,
         graves,
         dropped,
+        taken,
         ..Manifest::new(me.node.clone(), version, me.epoch, put_id(seams, me), seams.clock.now_ms())
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use cartwheel_bucket::{SharedBucket, list_all};
+use cartwheel_bucket::{Listed, SharedBucket, list_all};
 use cartwheel_cluster::seams::Seams;
 use cartwheel_core::manifest::{Manifest, SegmentEntry};
 use cartwheel_core::record::Record;
@@ -71,7 +71,8 @@ pub(crate) async fn find_segments(
         named.insert(&entry.object);
     }
     // A flush is durable once its PUT returned; the manifest may not have heard of it.
-    for object in objects.into_iter().filter(|object| !named.contains(object.key.as_str())) {
+    let unknown = |object: &Listed| !named.contains(object.key.as_str()) && !manifest.has_taken(&object.key);
+    for object in objects.into_iter().filter(unknown) {
         let born = born(object.modified_ms);
         segments.push(FoundSegment { object: object.key, bytes: object.size, entry: None, born });
     }

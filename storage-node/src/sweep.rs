@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use cartwheel_bucket::{BucketError, Listed, SharedBucket, list_all};
-use cartwheel_core::manifest::Dropped;
+use cartwheel_core::manifest::{Dropped, flush_of_object};
 
 use crate::engine::Engine;
 use crate::epoch::Incarnation;
@@ -140,6 +140,7 @@ impl Sweeper {
             segments.iter().chain(graves.iter()).map(|segment| segment.object.clone()).collect();
         known.extend(self.ledger.dropped().into_iter().map(|dropped| dropped.object));
         let grace = u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX);
+        let mut unreadable: Vec<String> = Vec::new();
         let (flushed, own) = (format!("nodes/{node}/f/"), self.me.segment_prefix());
         for object in listed {
             if known.contains(&object.key) {
@@ -148,7 +149,12 @@ impl Sweeper {
             if !object.key.starts_with(&flushed) {
                 let old = object.modified_ms.saturating_add(grace) <= now.ms;
                 swept.orphans += usize::from(old && self.ledger.drop_orphan(object.key, object.size));
-            } else if !object.key.starts_with(&own) {
+            } else if self.ledger.has_taken(&object.key) {
+                // It was merged and deleted, and a PUT that was repeated has brought it back.
+                swept.orphans += usize::from(self.ledger.drop_orphan(object.key, object.size));
+            } else if !object.key.starts_with(&own)
+                && !unreadable.iter().any(|label| object.key.contains(label))
+            {
                 let segment = self.engine.segments.open(object.key, object.size, None, None);
                 match self.engine.adopt(Arc::clone(&segment)).await {
                     Ok(()) => {
@@ -156,7 +162,12 @@ impl Sweeper {
                         swept.adopted += 1;
                         self.wake.notify_one();
                     }
-                    Err(error) => tracing::error!(%error, "a segment found late can't be taken up"),
+                    Err(error) => {
+                        tracing::error!(%error, "a segment found late can't be taken up");
+                        // Those after it would make it one that was taken up before.
+                        let label = flush_of_object(&segment.object).map(|(label, _)| format!("/{label}/"));
+                        unreadable.extend(label);
+                    }
                 }
             }
         }

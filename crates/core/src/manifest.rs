@@ -5,6 +5,8 @@
 //! waits to be deleted, and is never read or taken up again), or in no manifest (it was flushed lately, or by a
 //! process that was thought dead: it is taken up).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::hash::{KeyHash, checksum};
@@ -36,6 +38,9 @@ pub struct Manifest {
     pub graves: Vec<SegmentEntry>,
     /// Objects that are needed no longer and wait to be deleted.
     pub dropped: Vec<Dropped>,
+    /// The highest number of a flush that was ever named here, by incarnation (`{epoch:010}-{nonce}`). One up to there
+    /// that no manifest names has been merged and deleted, and came back: a PUT that was repeated, or late.
+    pub taken: BTreeMap<String, u64>,
     /// Checksum of the document with this field empty, 16 hex digits.
     pub checksum: String,
 }
@@ -94,6 +99,15 @@ impl SegmentEntry {
     }
 }
 
+/// The incarnation and the number that the name of a flush tells: `nodes/{id}/f/{epoch:010}-{nonce}/{n:010}.seg`.
+#[must_use]
+pub fn flush_of_object(object: &str) -> Option<(&str, u64)> {
+    let mut parts = object.strip_prefix("nodes/")?.split('/').skip(1);
+    let (kind, label, file) = (parts.next()?, parts.next()?, parts.next()?);
+    let n = file.strip_suffix(".seg")?.parse().ok()?;
+    (kind == "f" && parts.next().is_none()).then_some((label, n))
+}
+
 /// Why a manifest could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
@@ -122,8 +136,16 @@ impl Manifest {
             segments: Vec::new(),
             graves: Vec::new(),
             dropped: Vec::new(),
+            taken: BTreeMap::new(),
             checksum: String::new(),
         }
+    }
+
+    /// Was this flush taken up before? It is not to be taken up again.
+    #[must_use]
+    pub fn has_taken(&self, object: &str) -> bool {
+        flush_of_object(object)
+            .is_some_and(|(label, n)| self.taken.get(label).is_some_and(|taken| n <= *taken))
     }
 
     /// The object that holds `version` of `node`'s manifest.
@@ -199,6 +221,7 @@ mod tests {
                 bytes: 10,
                 since_ms: Some(1_699_999_999_000),
             }],
+            taken: [("0000000001-beef".to_owned(), 7)].into(),
             ..Manifest::new(node, 3, 2, "cafe".into(), 1_700_000_000_000)
         }
     }
@@ -216,6 +239,19 @@ mod tests {
         assert_eq!(parse(&text.replace("1000", "1001")), Err(ManifestError::Checksum));
         assert_eq!(parse(&text.replace("\"format\": 1", "\"format\": 9")), Err(ManifestError::Format(9)));
         assert!(matches!(parse(&text[..50]), Err(ManifestError::Json(_))));
+    }
+
+    #[test]
+    fn a_flush_is_taken_up_once() {
+        let flush = |label: &str, n: u64| format!("nodes/node-a/f/{label}/{n:010}.seg");
+        assert!(manifest().has_taken(&flush("0000000001-beef", 7)));
+        assert!(!manifest().has_taken(&flush("0000000001-beef", 8)));
+        assert!(!manifest().has_taken(&flush("0000000002-cafe", 1)));
+        for other in
+            ["nodes/node-a/c/0000000001-beef/0000000001.seg", "hints/a/f/x/1.seg", "nodes/a/f/x/y.seg"]
+        {
+            assert!(!manifest().has_taken(other) && flush_of_object(other).is_none());
+        }
     }
 
     #[test]

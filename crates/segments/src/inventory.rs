@@ -202,12 +202,17 @@ impl Inventory {
         let (state, entry) = said.unwrap_or_else(|| {
             let state = match kind {
                 _ if self.unreadable.is_some() => State::Unclear,
-                Kind::Flushed => State::Unknown,
-                Kind::Compacted | Kind::Grave => State::Orphan,
+                // One that was taken up before and came back counts no more than pieces that no manifest names.
+                Kind::Flushed if !self.has_taken(&listed.key) => State::Unknown,
+                Kind::Flushed | Kind::Compacted | Kind::Grave => State::Orphan,
             };
             (state, None)
         });
         Object { name: listed.key, bytes: listed.size, modified_ms: listed.modified_ms, kind, state, entry }
+    }
+
+    fn has_taken(&self, object: &str) -> bool {
+        self.manifest.as_ref().is_some_and(|dated| dated.manifest.has_taken(object))
     }
 
     /// The newest epoch that any process of the node leased; 0 if none has.

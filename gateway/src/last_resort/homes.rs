@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use cartwheel_bucket::{SharedBucket, list_all};
-use cartwheel_core::manifest::SegmentEntry;
+use cartwheel_core::manifest::{Manifest, SegmentEntry};
 use cartwheel_core::names::NodeId;
 use cartwheel_segments::hints::{hint_prefix, parse_hint_object};
 use cartwheel_segments::manifests::{ManifestReadError, newest_dated};
@@ -149,7 +149,9 @@ impl Homes {
             None => self.segments.open(object, bytes, known, None),
         };
         let mut named = HashSet::new();
+        let mut taken = None;
         if let Some(dated) = manifest {
+            taken = Some(Manifest { segments: Vec::new(), ..dated.manifest.clone() });
             listed.as_of_ms = dated.modified_ms;
             // What was dropped is in others, and what lies in a grave was deleted: an object that turns up late must
             // not bring it back.
@@ -162,7 +164,8 @@ impl Homes {
         let hints = hints.into_iter().filter(|object| parse_hint_object(&object.key).is_some());
         for object in flushed.into_iter().chain(hints) {
             listed.as_of_ms = listed.as_of_ms.max(object.modified_ms);
-            if !named.contains(&object.key) {
+            let came_back = taken.as_ref().is_some_and(|manifest| manifest.has_taken(&object.key));
+            if !named.contains(&object.key) && !came_back {
                 listed.objects.push(open(object.key, object.size, None));
             }
         }

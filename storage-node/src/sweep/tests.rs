@@ -300,3 +300,46 @@ async fn what_was_dropped_is_not_taken_up_again() {
     assert_eq!(next.sweeper(GRACE).round(true).await.unwrap().adopted, 0);
     assert_eq!(next.values("k0").await, ["value"]);
 }
+
+/// A PUT of a flush that was repeated lands after the flush was merged and deleted: it is dropped again, by the process
+/// that runs and by the next, and never taken up, for its DELETE may have been repeated too.
+#[tokio::test(start_paused = true)]
+async fn a_flush_that_comes_back_is_not_taken_up_again() {
+    for next_process in [false, true] {
+        let store = Store::new();
+        let mut process = store.machine(store.bucket(), None).boot().await;
+        process.load_index().await;
+        let mut copies = Vec::new();
+        for value in ["one", "two", "three", "four"] {
+            process.put("k", value, &Clock::new(), Durability::Memory).await;
+            process.flush().await;
+        }
+        process.commit().await;
+        for segment in process.engine.segments.all().iter() {
+            let bytes = store.bucket().get(&segment.object).await.unwrap();
+            copies.push((segment.object.clone(), bytes));
+        }
+        let compactor = process.compactor();
+        while compactor.once().await.unwrap() {}
+        for _ in 0..3 {
+            store.advance(GRACE);
+            process.sweeper(GRACE).round(true).await.unwrap();
+        }
+        let (object, bytes) = copies.swap_remove(0);
+        assert!(store.bucket().get(&object).await.is_err(), "it was merged and deleted");
+        store.bucket().put(&object, bytes).await.unwrap();
+        if next_process {
+            process = store.machine(store.bucket(), None).boot().await;
+            process.load_index().await;
+        }
+        assert!(!process.ledger.names(&object));
+        for _ in 0..4 {
+            store.advance(GRACE);
+            let swept = process.sweeper(GRACE).round(true).await.unwrap();
+            assert_eq!(swept.adopted, 0);
+        }
+        assert!(!process.ledger.names(&object));
+        assert!(store.bucket().get(&object).await.is_err(), "and deleted once more");
+        assert_eq!(process.values("k").await.len(), 4);
+    }
+}
