@@ -131,7 +131,7 @@ const GOLDEN: &[(&str, usize, u64)] = &[
     ("calls-v1.bin", 300, 0x640f_2a7f_ca9a_4716),
     ("frame-v1.bin", 33, 0x789d_d60f_4da1_5b56),
     ("gossip-v1.bin", 98, 0xcb33_6d46_7ed0_3831),
-    ("manifest-v1.json", 688, 0x8c5f_6e3e_b52d_09bc),
+    ("manifest-v1.json", 716, 0xe62b_631a_52d8_b81f),
     ("namespace-v1.json", 288, 0x1a30_89cd_73bb_b0fe),
     ("record-v1.bin", 188, 0x2b12_d41c_8370_85fd),
     ("segment-v1.bin", 299, 0x427e_484e_6cbf_72ce),

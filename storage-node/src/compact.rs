@@ -210,7 +210,7 @@ impl Compactor {
 
     /// When the newest record of these was put, by the store's clock; 0 if that is not known.
     fn born_ms(&self, inputs: &[Arc<Segment>]) -> u64 {
-        let Some(time) = self.ledger.store_time() else { return 0 };
+        let time = self.ledger.store_time();
         let known = |segment: &Arc<Segment>| match segment.known() {
             Some(entry) if entry.born_ms > 0 => Some(entry.born_ms),
             // A little later than it was: what is taken for younger is only given to others once more.

@@ -42,7 +42,7 @@ use rows::{Row, Rows};
 use rules::{check_precondition, is_overfull, log_takes, reached_by_log};
 use tables::{Incoming, Tables, whole};
 
-pub(crate) use memory::Held;
+pub(crate) use memory::{Figures, Held};
 pub(crate) use swap::Reaped;
 
 /// Bytes that a record takes in segments beside what the index counts; rather too many than too few.
@@ -444,6 +444,7 @@ impl Engine {
         let hash = KeyHash::of(self.hash_seed, &record.namespace, &record.key);
         let mut tables = self.tables.write();
         let known = tables.index.get(hash);
+        tables.active.replayed = true;
         tables.take_in(known, Incoming::new(hash, record, bytes));
     }
 
@@ -524,6 +525,7 @@ impl Engine {
                 None => Ok(Container::default()),
             };
         }
+        self.rows.missed();
         let read = self.segments.read(key, Some(live)).await?;
         let truth = whole(&read, live);
         let row_whole = truth.is_some();
@@ -648,6 +650,8 @@ impl Engine {
 
     /// Figures for people.
     pub(crate) fn figures(&self) -> Figures {
+        let (row_cache_hits, row_cache_misses) = self.rows.cache_use();
+        let (blocks_asked, block_cache_misses) = self.segments.cache_use();
         let tables = self.tables.read();
         Figures {
             keys: tables.index.len(),
@@ -658,32 +662,13 @@ impl Engine {
             segments: self.segments.all().len(),
             graves: self.graves.segments.all().len(),
             row_cache_bytes: self.rows.bytes(),
+            row_cache_hits,
+            row_cache_misses,
+            block_cache_hits: blocks_asked.saturating_sub(block_cache_misses),
+            block_cache_misses,
             block_cache_bytes: self.segments.cached_bytes(),
         }
     }
-}
-
-/// Figures of an engine.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
-pub(crate) struct Figures {
-    /// Keys in the clock index.
-    pub(crate) keys: usize,
-    /// Bytes of the clock index.
-    pub(crate) index_bytes: usize,
-    /// Does the index know every key?
-    pub(crate) index_complete: bool,
-    /// Keys not yet in the bucket.
-    pub(crate) memtable_keys: usize,
-    /// Bytes of memtables.
-    pub(crate) memtable_bytes: usize,
-    /// Segments in the bucket.
-    pub(crate) segments: usize,
-    /// Segments of deletions that are forgotten otherwise.
-    pub(crate) graves: usize,
-    /// Bytes in the row cache.
-    pub(crate) row_cache_bytes: u64,
-    /// Bytes in the block cache.
-    pub(crate) block_cache_bytes: u64,
 }
 
 fn decode(bytes: &Bytes) -> Result<Record, SegmentError> {

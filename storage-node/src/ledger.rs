@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -29,17 +29,17 @@ pub(crate) enum Committed {
     TakenOver,
 }
 
-/// A place in time, by the store's clock and by this process's.
+/// A place in time, by the store's clock and, at the latest, by this process's.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StoreTime {
     /// Milliseconds since 1970.
     pub(crate) ms: u64,
-    /// About when that was.
+    /// When that was over.
     pub(crate) at: Instant,
 }
 
 impl StoreTime {
-    /// About what the store's clock showed at `instant`.
+    /// What the store's clock showed at `instant`, or a little before.
     pub(crate) fn ms_of(&self, instant: Instant) -> u64 {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let later = ms(instant.saturating_duration_since(self.at));
@@ -49,11 +49,12 @@ impl StoreTime {
 }
 
 /// What the ledger keeps beside the engine's lists.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Books {
     dropped: Vec<Dropped>,
     taken: BTreeMap<String, u64>,
-    store_time: Option<StoreTime>,
+    held_ms: u64,
+    store_time: StoreTime,
 }
 
 /// The manifest of a running process.
@@ -69,6 +70,8 @@ pub(crate) struct Ledger {
     working: Arc<Mutex<Option<String>>>,
     /// The merge begun last, if it has not been carried out: what goes into it, summed up, and its name.
     unfinished: Mutex<Option<(u64, String)>>,
+    /// Does this process hold all that earlier ones acknowledged?
+    whole: Arc<AtomicBool>,
     /// How many names merges were given.
     named: AtomicU64,
 }
@@ -101,9 +104,15 @@ impl Ledger {
         me: Incarnation,
         engine: Arc<Engine>,
         manifest: &Manifest,
+        store_time: StoreTime,
+        whole: Arc<AtomicBool>,
     ) -> Self {
-        let books =
-            Books { dropped: manifest.dropped.clone(), taken: manifest.taken.clone(), store_time: None };
+        let books = Books {
+            dropped: manifest.dropped.clone(),
+            taken: manifest.taken.clone(),
+            held_ms: manifest.held_ms,
+            store_time,
+        };
         Self {
             bucket,
             seams,
@@ -114,6 +123,7 @@ impl Ledger {
             working: Arc::default(),
             unfinished: Mutex::default(),
             named: 0.into(),
+            whole,
         }
     }
 
@@ -215,7 +225,7 @@ impl Ledger {
             Ok(Some(newest)) if is_mine(&newest.manifest, &self.me) => {
                 let time = StoreTime { ms: newest.modified_ms, at };
                 let mut books = self.books.lock();
-                books.store_time = Some(time);
+                books.store_time = time;
                 let named = |object: &str| newest.manifest.dropped.iter().any(|d| d.object == object);
                 for dropped in books.dropped.iter_mut().filter(|dropped| dropped.since_ms.is_none()) {
                     dropped.since_ms = named(&dropped.object).then_some(time.ms);
@@ -236,7 +246,7 @@ impl Ledger {
     }
 
     /// The store's clock as it was seen last.
-    pub(crate) fn store_time(&self) -> Option<StoreTime> {
+    pub(crate) fn store_time(&self) -> StoreTime {
         self.books.lock().store_time
     }
 
@@ -265,9 +275,11 @@ impl Ledger {
     }
 
     async fn holdings(&self) -> Result<Holdings, crate::segments::SegmentError> {
+        // Before the lists are made: what is in segments by then is in them.
+        let held = self.engine.held_since();
         let segments = self.engine.segments.all();
         let graves = self.engine.graves.segments.all();
-        let taken = {
+        let (taken, held_ms) = {
             let mut books = self.books.lock();
             let Books { dropped, taken, .. } = &mut *books;
             // One that was merged before any manifest named it is among the dropped.
@@ -277,10 +289,15 @@ impl Ledger {
                 let highest = taken.entry(label.to_owned()).or_default();
                 *highest = n.max(*highest);
             }
-            taken.clone()
+            let taken = taken.clone();
+            if let Some(held) = held.filter(|_| self.whole.load(Ordering::Acquire)) {
+                books.held_ms = books.held_ms.max(books.store_time.ms_of(held));
+            }
+            (taken, books.held_ms)
         };
         Ok(Holdings {
             taken,
+            held_ms,
             segments: self.engine.segments.entries(&segments).await?,
             graves: self.engine.graves.segments.entries(&graves).await?,
             dropped: self.dropped(),

@@ -4,6 +4,8 @@
 //! through `flush`. [`start`] is the whole life of a node: probe the store, join the ring, lease an epoch,
 //! recover, serve.
 
+#[doc(hidden)]
+pub mod bench_support;
 mod catch_up;
 mod compact;
 mod config;
@@ -136,6 +138,7 @@ impl From<loss::LossError> for StartError {
     fn from(error: loss::LossError) -> Self {
         match error {
             loss::LossError::Bucket(error) => Self::Bucket(error),
+            loss::LossError::Manifest(error) => Self::Manifest(ManifestsError::Read(error)),
             loss::LossError::Disk(error) => Self::Disk(error),
         }
     }
@@ -245,17 +248,19 @@ pub async fn start(
     let buckets = Buckets { read: counted(Work::Read), index: counted(Work::Index) };
     let budget = Budget::new(config.memory_bytes, config.cache_bytes, flush_bytes);
     let recovered = recover(&budget, &incarnation, hash_seed, disk.clone(), buckets, found).await?;
-    let Recovered { engine, log, manifest } = recovered;
+    let Recovered { engine, log, manifest, store_time } = recovered;
+    let whole = Arc::new(AtomicBool::new(false));
     let ledger = Arc::new(Ledger::new(
         counted(Work::Manifest),
         seams.clone(),
         incarnation.clone(),
         Arc::clone(&engine),
         &manifest,
+        store_time,
+        Arc::clone(&whole),
     ));
     let proofs = Arc::new(Proofs::new(config.delete_after * 2));
     let compact = Arc::new(Notify::new());
-    let whole = Arc::new(AtomicBool::new(false));
     let governor = Arc::new(Governor::new(Arc::clone(&engine), budget));
     let find = || async { Ok(hints::find(&config.id, hash_seed, disk.as_deref(), &starting).await?) };
     let found = patience.with(find).await?;
@@ -469,6 +474,7 @@ struct Recovered {
     log: Option<Arc<Log>>,
     /// The manifest, claimed.
     manifest: Manifest,
+    store_time: ledger::StoreTime,
 }
 
 /// Puts together what earlier processes left: segments in the bucket, records in the log.
@@ -496,7 +502,7 @@ async fn recover(
         block_cache_bytes: caches - caches / 2,
     };
     let engine = Engine::new(engine_config, actor, hash_seed, buckets, log.clone(), log_number);
-    let recovery::FoundSegments { segments, manifest } = found_segments;
+    let recovery::FoundSegments { segments, manifest, store_time } = found_segments;
     for FoundSegment { object, bytes, entry, born } in segments {
         engine.segments.push(engine.segments.open(object, bytes, entry, born));
     }
@@ -508,7 +514,7 @@ async fn recover(
         engine.replay(&record, &bytes);
     }
     tracing::info!(segments = engine.segments.all().len(), replayed, "recovered");
-    Ok(Recovered { engine: Arc::new(engine), log, manifest })
+    Ok(Recovered { engine: Arc::new(engine), log, manifest, store_time })
 }
 
 /// What this node says of itself to the others.

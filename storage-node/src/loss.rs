@@ -1,19 +1,20 @@
 //! What a process that starts may have lost of what earlier processes of its name acknowledged, and how old that can
 //! be at most.
 //!
-//! Whatever was acknowledged before a memtable was closed is in the segment made of it. So what may be lost came in
-//! after the last but one segment was put (the last one's memtable was closed only then), or after the node last said
-//! that it holds everything, whichever is later; by the store's clock, for the node's own may be anything.
+//! What may be lost came in after the time up to which, by the last manifest, all that was acknowledged is in segments,
+//! or after the node last said that it holds everything, whichever is later; by the store's clock, for the node's own may
+//! be anything.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use cartwheel_bucket::{BucketError, Listed, SharedBucket, list_all};
+use cartwheel_bucket::{BucketError, SharedBucket, list_all};
 use cartwheel_core::names::NodeId;
 
 use crate::disk::Disk;
 use crate::epoch::Incarnation;
+use crate::segments::manifests::{ManifestReadError, newest};
 
 /// The file that says whose disk it is.
 const OWNER_FILE: &str = "incarnation.json";
@@ -109,11 +110,10 @@ async fn lost_since(
     }
     let now = leases.iter().map(|lease| lease.modified_ms).max().unwrap_or(0);
     let born = leases.iter().map(|lease| lease.modified_ms).min().unwrap_or(0);
-    let since = match marks.iter().max_by_key(|mark| mark.modified_ms) {
-        Some(mark) => {
-            let label = mark.key.rsplit('/').next().unwrap_or_default();
-            let segments = list_all(&**bucket, &format!("nodes/{node}/f/{label}/")).await?;
-            held_since(mark, &segments)
+    let since = match marks.iter().map(|mark| mark.modified_ms).max() {
+        Some(marked) => {
+            let manifest = newest(&**bucket, node).await?;
+            manifest.map_or(0, |manifest| manifest.held_ms).max(marked)
         }
         None => born,
     };
@@ -123,18 +123,15 @@ async fn lost_since(
     Ok(Loss::Some { age, disk: !kept })
 }
 
-/// Up to when everything that an incarnation acknowledged is in its segments.
-fn held_since(mark: &Listed, segments: &[Listed]) -> u64 {
-    let last_but_one = segments.len().checked_sub(2).and_then(|at| segments.get(at));
-    last_but_one.map_or(0, |segment| segment.modified_ms).max(mark.modified_ms)
-}
-
 /// Why it could not be found out.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LossError {
     /// The bucket did not do its part.
     #[error(transparent)]
     Bucket(#[from] BucketError),
+    /// The manifest can't be read.
+    #[error(transparent)]
+    Manifest(#[from] ManifestReadError),
     /// The disk did not.
     #[error(transparent)]
     Disk(std::io::Error),

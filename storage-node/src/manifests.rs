@@ -48,6 +48,8 @@ pub struct Holdings {
     pub dropped: Vec<Dropped>,
     /// Flushes that were ever named ([`Manifest::taken`]).
     pub taken: BTreeMap<String, u64>,
+    /// Up to when all that was acknowledged is in segments ([`Manifest::held_ms`]).
+    pub held_ms: u64,
 }
 
 /// Is it this process that wrote the manifest?
@@ -80,6 +82,7 @@ pub async fn claim(bucket: &dyn Bucket, seams: &Seams, me: &Incarnation) -> Resu
             graves: m.graves,
             dropped: m.dropped,
             taken: m.taken,
+            held_ms: m.held_ms,
         });
         let manifest = manifest(seams, me, version, holdings);
         if put(bucket, me, &manifest).await? {
@@ -129,12 +132,13 @@ fn put_id(seams: &Seams, me: &Incarnation) -> String {
 }
 
 fn manifest(seams: &Seams, me: &Incarnation, version: u64, holdings: Holdings) -> Manifest {
-    let Holdings { segments, graves, dropped, taken } = holdings;
+    let Holdings { segments, graves, dropped, taken, held_ms } = holdings;
     Manifest {
         segments,
         graves,
         dropped,
         taken,
+        held_ms,
         ..Manifest::new(me.node.clone(), version, me.epoch, put_id(seams, me), seams.clock.now_ms())
     }
 }

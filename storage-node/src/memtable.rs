@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::quorum::Durability;
@@ -28,6 +29,10 @@ pub(crate) type Flushed = Box<dyn FnOnce(Durability) + Send>;
 pub(crate) struct Memtable {
     entries: BTreeMap<RecordKey, Entry>,
     bytes: usize,
+    /// When the first record came in.
+    since: Option<Instant>,
+    /// Some of its records are older than that: an earlier process acknowledged them.
+    pub(crate) replayed: bool,
     /// The log file that its records are in.
     pub(crate) log_number: u64,
 }
@@ -52,6 +57,7 @@ impl Memtable {
 
     pub(crate) fn insert(&mut self, key: RecordKey, entry: Entry) {
         let name = key.name.len();
+        self.since.get_or_insert_with(Instant::now);
         self.bytes += entry.record.len();
         match self.entries.insert(key, entry) {
             Some(old) => self.bytes -= old.record.len(),
@@ -66,6 +72,11 @@ impl Memtable {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// When the first record came in; `None` if there is none.
+    pub(crate) fn since(&self) -> Option<Instant> {
+        self.since
     }
 
     pub(crate) fn len(&self) -> usize {

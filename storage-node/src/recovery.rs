@@ -15,6 +15,7 @@ use cartwheel_core::record::Record;
 use crate::disk::Disk;
 use crate::engine::Engine;
 use crate::epoch::Incarnation;
+use crate::ledger::StoreTime;
 use crate::log::{self, RECORDS, file_number};
 use crate::manifests::{self, ManifestsError};
 use crate::segments::Segment;
@@ -37,6 +38,8 @@ pub(crate) struct FoundSegments {
     pub(crate) segments: Vec<FoundSegment>,
     /// The manifest, which is this process's now.
     pub(crate) manifest: Manifest,
+    /// What time it was, by the store's clock.
+    pub(crate) store_time: StoreTime,
 }
 
 /// Claims the node's manifest and looks for the segments of all its incarnations: those that the manifest names, and
@@ -76,7 +79,7 @@ pub(crate) async fn find_segments(
         let born = born(object.modified_ms);
         segments.push(FoundSegment { object: object.key, bytes: object.size, entry: None, born });
     }
-    Ok(FoundSegments { segments, manifest })
+    Ok(FoundSegments { segments, manifest, store_time: StoreTime { ms: now_ms, at: now } })
 }
 
 /// What the log files hold.

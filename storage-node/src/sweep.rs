@@ -20,8 +20,6 @@ use crate::epoch::Incarnation;
 use crate::ledger::{Ledger, StoreTime};
 use crate::segments::pins;
 
-/// The newest flushes of this process stay: a start without the disk learns from their age what may be lost.
-const KEPT_FLUSHES: usize = 2;
 /// How often to look for objects that no manifest knows, at most.
 const LOOK: Duration = Duration::from_secs(600);
 
@@ -107,20 +105,8 @@ impl Sweeper {
     fn due(&self, now: StoreTime) -> Vec<String> {
         let grace = u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX);
         let dropped = self.ledger.dropped();
-        let own = self.me.segment_prefix();
-        let named = self.engine.segments.all();
-        let mut flushes: BTreeSet<&str> = named.iter().map(|segment| segment.object.as_str()).collect();
-        flushes.extend(dropped.iter().map(|dropped| dropped.object.as_str()));
-        let newest: BTreeSet<String> = flushes
-            .into_iter()
-            .rev()
-            .filter(|object| object.starts_with(&own))
-            .take(KEPT_FLUSHES)
-            .map(ToOwned::to_owned)
-            .collect();
         let is_due = |dropped: &Dropped| {
             dropped.since_ms.is_some_and(|since| since.saturating_add(grace) <= now.ms)
-                && !newest.contains(&dropped.object)
                 && !self.ledger.names(&dropped.object)
         };
         dropped.into_iter().filter(is_due).map(|dropped| dropped.object).collect()

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -131,6 +131,8 @@ impl Machine {
             me.clone(),
             Arc::clone(&recovered.engine),
             &recovered.manifest,
+            recovered.store_time,
+            Arc::new(AtomicBool::new(true)),
         );
         let ledger = Arc::new(ledger);
         let flusher = Flusher {

@@ -14,5 +14,6 @@ mod inspect;
 mod metrics;
 mod namespaces;
 mod processes;
+mod storage_engine;
 mod support;
 mod under_fire;

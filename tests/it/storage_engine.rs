@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use cartwheel_bucket::{Bucket, Listed, list_all};
 use cartwheel_cluster::peer::Peers;
 use cartwheel_cluster::seams::Seams;
@@ -23,9 +24,9 @@ use tokio::time::Instant;
 
 use crate::support::cluster::members;
 use crate::support::fleet::ask;
-use crate::support::process::Process;
-use crate::support::store::HttpStore;
-use crate::support::{Client, PATIENCE, Port, in_time, until};
+use crate::support::process::{Process, cartwheel};
+use crate::support::store::{ACCESS_KEY, HttpStore, SECRET_KEY};
+use crate::support::{Answer, Client, PATIENCE, Port, in_time, until};
 
 /// Requests at once.
 const AT_ONCE: usize = 32;
@@ -77,9 +78,9 @@ impl Quick {
 
     /// Another process of a node; what it says goes to `LOG.log`.
     fn process(&self, node: usize, log: &str, port: &Port, data: &std::path::Path) -> Process {
-        let (id, replicas) = (Self::id(node), self.replicas.to_string());
+        let (id, listen, replicas) = (Self::id(node), port.address(), self.replicas.to_string());
         let arguments = [
-            &["storage-node", "--id", &id, "--bucket", &self.store.url, "--listen", &port.address()][..],
+            &["storage-node", "--id", &id, "--bucket", &self.store.url, "--listen", &listen][..],
             &["--data-dir", data.to_str().unwrap(), "--replicas", &replicas, "--partitions", "16"],
             &["--delete-after", "1s", "--reap-after", "1s"],
             self.settings,
@@ -129,8 +130,8 @@ impl Quick {
     }
 
     /// The homes of a key, in its order.
-    async fn homes(&self, namespace: &str, key: &str) -> Vec<usize> {
-        let path = format!("/v1/cluster/locate?namespace={namespace}&key={key}");
+    async fn homes(&self, key: &str) -> Vec<usize> {
+        let path = format!("/v1/cluster/locate?namespace=load&key={key}");
         let location = self.client().path(Method::GET, &path).gives(200).await.json();
         location["homes"].as_array().unwrap().iter().map(Self::number).collect()
     }
@@ -145,26 +146,318 @@ impl Quick {
         listed.iter().filter(|object| object.key.ends_with(".seg")).map(|object| object.size).sum()
     }
 
-    /// The values that a node itself holds of a key; without asking any other.
-    async fn values_at(&self, node: usize, namespace: &str, key: &str) -> usize {
+    /// How many values a node itself holds of a key.
+    async fn values_at(&self, node: usize, key: &str) -> usize {
         let seams = Seams::real();
         let secret = ClusterSecret::from_bucket(&self.store.connect().await, &*seams.random).await.unwrap();
         let request = Request::Read {
-            namespace: Namespace::new(namespace).unwrap(),
-            key: Key::new(key.as_bytes().to_vec()).unwrap(),
+            namespace: Namespace::new(b"load").unwrap(),
+            key: Key::new(Bytes::copy_from_slice(key.as_bytes())).unwrap(),
             values: true,
             stands_for: None,
         };
         let peers = Peers::new(seams, secret.node_token());
-        let call = Call { ring_version: 1, request };
+        let status = self.client().path(Method::GET, "/v1/cluster").gives(200).await.json();
+        let call = Call { ring_version: status["ring_version"].as_u64().unwrap(), request };
         let answer = peers.call(&self.ports[node].address(), &call, Instant::now() + PATIENCE).await.unwrap();
         match answer.reply {
             Reply::Absent => 0,
             Reply::Found(bytes) => {
                 let record = Record::decode(&bytes).unwrap();
-                record.container.siblings().iter().filter(|s| !s.version.is_deletion()).count()
+                record.container.siblings().iter().filter(|s| !s.version.value.is_deleted()).count()
             }
             other => panic!("{} answers {other:?}", Self::id(node)),
         }
     }
+}
+
+/// Overwrites each key so many times, always knowing of the value before, and gives the last values and answers.
+async fn overwrite(
+    client: &Client,
+    last: Vec<(String, Option<Answer>)>,
+    times: usize,
+    length: usize,
+    query: &str,
+) -> BTreeMap<String, (String, Answer)> {
+    let writing = last.into_iter().map(|(key, mut seen)| async move {
+        let mut value = String::new();
+        for _ in 0..times {
+            let before = seen.as_ref().map_or("nothing", Answer::dot);
+            value = format!("{key} after {before}: {:length$}", "milk");
+            let put = client.put(&format!("load/{key}"), value.clone()).query(query);
+            let put = seen.iter().fold(put, |put, seen| put.seen(seen));
+            seen = Some(put.gives(204).await);
+        }
+        (key, (value, seen.unwrap()))
+    });
+    iter(writing).buffer_unordered(AT_ONCE).collect().await
+}
+
+/// Every key has this value, and no other beside it, by all its homes together.
+async fn all_read(client: &Client, wanted: &BTreeMap<String, (String, Answer)>) {
+    let reading = wanted.iter().map(|(key, (value, _))| async move {
+        let read = client.get(&format!("load/{key}")).query("r=all&sloppy=false").gives(200).await;
+        assert_eq!(read.text(), value, "{key}");
+    });
+    iter(reading).buffer_unordered(AT_ONCE).for_each(async |()| ()).await;
+}
+
+/// None of these is there.
+async fn none_read(client: &Client, keys: &[String]) {
+    let reading = keys.iter().map(|key| async move {
+        client.get(&format!("load/{key}")).query("r=all&sloppy=false").gives(404).await;
+    });
+    iter(reading).buffer_unordered(AT_ONCE).for_each(async |()| ()).await;
+}
+
+fn fresh(keys: impl Iterator<Item = usize>) -> Vec<(String, Option<Answer>)> {
+    keys.map(|n| (format!("key-{n}"), None)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_overwritten_and_deleted_goes_from_the_bucket_and_stays_away() {
+    let mut quick = Quick::start(3, 3, BUSY).await;
+    let client = quick.client();
+    let mut living = overwrite(&client, fresh(0..300), 20, 2048, "w=2").await;
+    let doomed: Vec<String> = living.keys().step_by(2).cloned().collect();
+    assert_eq!(doomed.len(), 150);
+    let deleting = doomed.iter().map(|key| {
+        let (_, seen) = living.remove(key).unwrap();
+        client.delete(&format!("load/{key}")).seen(&seen).gives(204)
+    });
+    iter(deleting.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).for_each(async |_| ()).await;
+    // The newest two flushes of a process always stay: small ones here.
+    for last in ["last-1", "last-2"] {
+        living.extend(
+            overwrite(&client, vec![(last.to_owned(), None)], 1, 10, "w=all&durability=bucket").await,
+        );
+    }
+
+    // All of it: the values that live, each in one record of some 250 bytes beside key and value, on each node.
+    let live: u64 = living.values().map(|(value, _)| value.len() as u64 + 250).sum();
+    let all_gone = |m: &Value| m["keys"] == living.len() && m["graves"].as_u64() > Some(0);
+    let said = quick.all_say("deletions are forgotten", all_gone).await;
+    for node in &said {
+        let flushed = node["bucket_usage"]["works"]["flush"]["bytes_in"].as_u64();
+        assert!(flushed > Some(5 * live), "most of what was flushed was overwritten: {node}");
+    }
+    // A record of what is forgotten stays, as in a note of its key and clock.
+    let most = live + live / 2 + 150 * 250;
+    until("the bucket holds little more than what lives", || async {
+        let mut bytes = Vec::new();
+        for node in 0..3 {
+            bytes.push(quick.segment_bytes(node).await);
+        }
+        eprintln!("{bytes:?} live {live} most {most}");
+        bytes.iter().all(|bytes| *bytes <= most).then_some(())
+    })
+    .await;
+    none_read(&client, &doomed).await;
+    all_read(&client, &living).await;
+
+    for without_disks in [false, true] {
+        quick.all_say("everything is in the bucket", |m| m["memtable_keys"] == 0).await;
+        for node in 0..3 {
+            quick.kill(node);
+            if without_disks {
+                std::fs::remove_dir_all(quick.data(node)).unwrap();
+            }
+        }
+        quick.start_all().await;
+        none_read(&client, &doomed).await;
+        all_read(&client, &living).await;
+        quick.all_say("forgotten for good", all_gone).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hint_that_turns_up_after_its_key_was_deleted_and_forgotten_brings_nothing_back() {
+    let mut quick = Quick::start(4, 3, BUSY).await;
+    let client = quick.client();
+    let homes = quick.homes("cart").await;
+    let away = homes[1];
+    let prefix = format!("hints/{}/", Quick::id(away));
+    let old = client.put("load/cart", "old").query("w=all").gives(204).await;
+    quick.kill(away);
+    let hinted = client.put("load/cart", "hinted").seen(&old).query("w=3").gives(204).await;
+    assert_eq!((hinted.quorum("home"), hinted.quorum("fallback")), ("2", "1"));
+    let hint = until("the hint is in the bucket", || async { quick.list(&prefix).await.pop() }).await;
+    let bucket = quick.store.connect().await;
+    let bytes = bucket.get(&hint.key).await.unwrap();
+    quick.start_node(away);
+    quick.serves().await;
+    until("the home took it", || async { quick.list(&prefix).await.is_empty().then_some(()) }).await;
+    let read = client.get("load/cart").query("r=all&sloppy=false").gives(200).await;
+    assert_eq!(read.text(), "hinted");
+    client.delete("load/cart").seen(&read).query("w=all").gives(204).await;
+
+    let forgotten =
+        |m: &Value| m["keys"] == 0 && (m["graves"] != 0 || !homes.contains(&Quick::number(&m["id"])));
+    quick.all_say("the deletion is forgotten", forgotten).await;
+    for home in &homes {
+        assert_eq!(quick.values_at(*home, "cart").await, 0);
+    }
+
+    // An upload that was on its way all the while.
+    quick.kill(away);
+    let name = parse_hint_object(&hint.key).unwrap();
+    let late = hint_object(&name.home, &name.label, name.n + 1);
+    bucket.put(&late, bytes).await.unwrap();
+    quick.start_node(away);
+    quick.serves().await;
+    until("the home took it again", || async { quick.list(&prefix).await.is_empty().then_some(()) }).await;
+    for home in &homes {
+        assert_eq!(quick.values_at(*home, "cart").await, 0);
+    }
+    client.get("load/cart").query("r=all&sloppy=false").gives(404).await;
+    quick.all_say("the deletion is forgotten again", forgotten).await;
+    client.get("load/cart").query("r=all&sloppy=false").gives(404).await;
+
+    // Nothing of it stands in the way of a new value, or beside it.
+    client.put("load/cart", "anew").query("w=all").gives(204).await;
+    assert_eq!(client.get("load/cart").query("r=all&sloppy=false").gives(200).await.text(), "anew");
+}
+
+/// The newest manifest of a node names nothing that is not there.
+async fn manifest_is_whole(quick: &Quick, node: usize) {
+    let (bucket, id) = (quick.store.connect().await, NodeId::new(&Quick::id(node)).unwrap());
+    let newest = || async { manifests::newest(&bucket, &id).await.unwrap().unwrap() };
+    // Listed while it was the newest all along.
+    let (manifest, listed) = until("the manifest is still the newest", || async {
+        let before = newest().await;
+        let listed = quick.list(&format!("nodes/{id}/")).await;
+        (newest().await.version == before.version).then_some((before, listed))
+    })
+    .await;
+    assert!(!manifest.segments.is_empty());
+    for entry in manifest.segments.iter().chain(&manifest.graves) {
+        let there = listed.iter().find(|object| object.key == entry.object);
+        assert_eq!(there.map(|object| object.size), Some(entry.bytes), "{}", entry.object);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_was_taken_over_while_it_hung_loses_nothing_and_ends() {
+    // One copy of everything: nobody else makes up for what these two lose.
+    let mut quick = Quick::start(1, 1, LAZY).await;
+    let client = quick.client();
+    let mut wanted = BTreeMap::new();
+    // Many small flushes, and so merges.
+    for _ in 0..8 {
+        let last = (0..10).map(|n| format!("key-{n}"));
+        let last = last.map(|key| (key.clone(), wanted.remove(&key).map(|(_, seen)| seen))).collect();
+        wanted.extend(overwrite(&client, last, 1, 100, "durability=bucket").await);
+    }
+    quick.all_say("it merged", |m| m["bucket_usage"]["works"]["compaction"]["create"] != 0).await;
+    // On the first one's disk alone.
+    wanted.extend(overwrite(&client, fresh(100..130), 2, 100, "durability=disk").await);
+
+    let first = quick.nodes[0].take().unwrap();
+    first.signal("STOP");
+    let port = Port::reserve();
+    let second = quick.process(0, "second", &port, &quick.data(1));
+    quick
+        .all_say("the other serves", |m| m["address"] == port.address() && m["standing"] == "counting")
+        .await;
+    for round in 0..8 {
+        let last = (0..10).map(|n| format!("key-{n}"));
+        let last = last.map(|key| (key.clone(), wanted.remove(&key).map(|(_, seen)| seen))).collect();
+        wanted.extend(overwrite(&client, last, 1, 100 + round, "durability=bucket").await);
+    }
+    wanted.extend(overwrite(&client, fresh(200..230), 2, 100, "durability=disk").await);
+    quick.all_say("it merged too", |m| m["bucket_usage"]["works"]["compaction"]["create"] != 0).await;
+
+    first.signal("CONT");
+    first.ends_with(1).await;
+    let said = std::fs::read_to_string(quick.directory.path().join("node-a.log")).unwrap();
+    assert!(said.contains("--id node-a: another process has taken over this name"), "{said}");
+    manifest_is_whole(&quick, 0).await;
+    until("what the first one held is taken up", || async {
+        let held = client.get("load/key-129").send().await;
+        (held.status == 200).then_some(())
+    })
+    .await;
+    all_read(&client, &wanted).await;
+    manifest_is_whole(&quick, 0).await;
+
+    // And all of it is in the bucket once the other ends too.
+    second.terminate();
+    second.ends_with(0).await;
+    manifest_is_whole(&quick, 0).await;
+    quick.ports = vec![Port::reserve()];
+    std::fs::remove_dir_all(quick.data(0)).unwrap();
+    quick.start_all().await;
+    all_read(&client, &wanted).await;
+}
+
+/// A store that says yes to every conditional create: a wire to one that honours them, which turns 412 into 200.
+async fn careless(store: &HttpStore) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let to = store.endpoint.strip_prefix("http://").unwrap().to_owned();
+    tokio::spawn(async move {
+        while let Ok((outer, _)) = listener.accept().await {
+            let inner = TcpStream::connect(&to).await.unwrap();
+            tokio::spawn(async move {
+                let ((mut from_client, mut to_client), (mut from_store, mut to_store)) =
+                    (outer.into_split(), inner.into_split());
+                let asking = async { tokio::io::copy(&mut from_client, &mut to_store).await };
+                let answering = async {
+                    let mut buffer = vec![0; 64 * 1024];
+                    loop {
+                        let length = from_store.read(&mut buffer).await?;
+                        if length == 0 {
+                            return to_client.shutdown().await;
+                        }
+                        // An answer begins with its head, in one piece.
+                        if buffer[..length].starts_with(b"HTTP/1.1 412") {
+                            buffer[9..12].copy_from_slice(b"200");
+                        }
+                        to_client.write_all(&buffer[..length]).await?;
+                    }
+                };
+                let _: (Result<u64, _>, std::io::Result<()>) = tokio::join!(asking, answering);
+            });
+        }
+    });
+    format!("http://{address}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storage_node_does_not_start_over_a_store_that_ignores_conditions() {
+    let store = HttpStore::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let endpoint = careless(&store).await;
+    let run = async |endpoint: &str, secret: &str| {
+        let mut command = cartwheel(&["storage-node", "--id", "node-a", "--bucket", &store.url]);
+        command
+            .args(["--listen", "127.0.0.1:0", "--cluster-secret", secret])
+            .args(["--data-dir", data.to_str().unwrap()])
+            .env("AWS_ENDPOINT_URL_S3", endpoint)
+            .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+            .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+            .env("AWS_REGION", "us-east-1");
+        let ended = tokio::task::spawn_blocking(move || command.output().unwrap());
+        in_time("the node's end", ended).await.unwrap()
+    };
+    let output = run(&endpoint, "a secret of some length").await;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("--unsafe-no-cas") && said.contains("If-None-Match"), "{said}");
+    let left = list_all(&store.connect().await, "").await.unwrap();
+    assert!(left.is_empty(), "it founded nothing: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storage_node_shows_what_it_asks_of_the_bucket_and_what_that_costs() {
+    let quick = Quick::start(1, 1, LAZY).await;
+    quick.client().put("load/cart", "milk").query("durability=bucket").gives(204).await;
+    let node = Client::new(&quick.ports[0].address());
+    let figures = node.path(Method::GET, "/metrics").gives(200).await;
+    let line = r#"cartwheel_bucket_requests_total{node="node-a",op="put",work="flush"} 1"#;
+    assert!(figures.text().lines().any(|found| found == line), "{}", figures.text());
+    let said = &quick.figures().await.unwrap()[0];
+    assert_eq!(said["bucket_usage"]["works"]["flush"]["put"], 1, "{said}");
+    assert!(said["bucket_dollars"].as_f64() > Some(0.0), "{said}");
 }

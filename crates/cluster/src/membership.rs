@@ -75,6 +75,15 @@ impl View {
 /// [`MembershipError`].
 pub async fn read_newest(bucket: &dyn Bucket, after: u64) -> Result<Option<RingDocument>, MembershipError> {
     let mut last = (after > 0).then(|| RingDocument::object_name(after));
+    if after > 0 {
+        // Versions follow each other, and asking for one costs a tenth of a list.
+        match bucket.get(&RingDocument::object_name(after.saturating_add(1))).await {
+            Err(BucketError::NotFound { .. }) => return Ok(None),
+            // There may be more of them.
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     loop {
         let page = bucket.list(RING_PREFIX, last.as_deref(), 1000).await?;
         let newest = page.objects.last().map(|o| o.key.clone());

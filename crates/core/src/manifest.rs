@@ -41,6 +41,9 @@ pub struct Manifest {
     /// The highest number of a flush that was ever named here, by incarnation (`{epoch:010}-{nonce}`). One up to there
     /// that no manifest names has been merged and deleted, and came back: a PUT that was repeated, or late.
     pub taken: BTreeMap<String, u64>,
+    /// All that the node had acknowledged before this time is in its segments: milliseconds since 1970 by the store's
+    /// clock; 0 if that is not known.
+    pub held_ms: u64,
     /// Checksum of the document with this field empty, 16 hex digits.
     pub checksum: String,
 }
@@ -137,6 +140,7 @@ impl Manifest {
             graves: Vec::new(),
             dropped: Vec::new(),
             taken: BTreeMap::new(),
+            held_ms: 0,
             checksum: String::new(),
         }
     }
@@ -222,6 +226,7 @@ mod tests {
                 since_ms: Some(1_699_999_999_000),
             }],
             taken: [("0000000001-beef".to_owned(), 7)].into(),
+            held_ms: 1_699_999_998_000,
             ..Manifest::new(node, 3, 2, "cafe".into(), 1_700_000_000_000)
         }
     }

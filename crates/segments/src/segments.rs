@@ -4,6 +4,7 @@
 
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -207,7 +208,10 @@ pub struct Segments {
     bucket: SharedBucket,
     list: RwLock<Arc<Vec<Arc<Segment>>>>,
     blocks: RwLock<Blocks>,
-    next_number: std::sync::atomic::AtomicU64,
+    next_number: AtomicU64,
+    /// Blocks asked for, and those that had to be read from the bucket.
+    asked: AtomicU64,
+    loaded: AtomicU64,
 }
 
 impl Segments {
@@ -215,7 +219,14 @@ impl Segments {
     #[must_use]
     pub fn new(bucket: SharedBucket, cache_bytes: u64) -> Self {
         let blocks = RwLock::new(blocks_of(cache_bytes));
-        Self { bucket, list: RwLock::default(), blocks, next_number: 0.into() }
+        Self {
+            bucket,
+            list: RwLock::default(),
+            blocks,
+            next_number: 0.into(),
+            asked: 0.into(),
+            loaded: 0.into(),
+        }
     }
 
     /// A segment that can be read with [`Segments::read_in`] and does not join the list. `bytes` is the size of
@@ -229,7 +240,7 @@ impl Segments {
         known: Option<SegmentEntry>,
         born: Option<Instant>,
     ) -> Arc<Segment> {
-        let number = self.next_number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let entry = known.map_or_else(OnceCell::new, |entry| OnceCell::new_with(Some(entry)));
         Arc::new(Segment { number, object, bytes, entry, born, meta: OnceCell::new() })
     }
@@ -274,6 +285,12 @@ impl Segments {
     #[must_use]
     pub fn cached_bytes(&self) -> u64 {
         self.blocks.read().weighted_size()
+    }
+
+    /// How many blocks were asked for so far, and how many of them had to be read from the bucket.
+    #[must_use]
+    pub fn cache_use(&self) -> (u64, u64) {
+        (self.asked.load(Ordering::Relaxed), self.loaded.load(Ordering::Relaxed))
     }
 
     /// Gives the block cache another size, keeping what fits.
@@ -388,7 +405,9 @@ impl Segments {
     /// One block through the cache. The loader runs in a task of its own: a caller that gives up does not
     /// undo it, and callers that want the same block wait for the same load.
     async fn block(&self, segment: &Arc<Segment>, block: BlockEntry) -> Result<Bytes, SegmentError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let load = async {
+            self.loaded.fetch_add(1, Ordering::Relaxed);
             let (bucket, segment) = (Arc::clone(&self.bucket), Arc::clone(segment));
             let range = block.offset..block.offset + block.length;
             let loading = tokio::spawn(async move {

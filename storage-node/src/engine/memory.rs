@@ -1,4 +1,4 @@
-//! What the engine's memory is taken up by, and how much of it caches may have.
+//! Figures of an engine: what its memory is taken up by, and how much of it caches may have.
 
 use super::Engine;
 
@@ -15,6 +15,35 @@ pub(crate) struct Held {
     pub(crate) log_queue: u64,
     /// The row and the block cache.
     pub(crate) caches: u64,
+}
+
+/// Figures of an engine.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub(crate) struct Figures {
+    /// Keys in the clock index.
+    pub(crate) keys: usize,
+    /// Bytes of the clock index.
+    pub(crate) index_bytes: usize,
+    /// Does the index know every key?
+    pub(crate) index_complete: bool,
+    /// Keys not yet in the bucket.
+    pub(crate) memtable_keys: usize,
+    /// Bytes of memtables.
+    pub(crate) memtable_bytes: usize,
+    /// Segments in the bucket.
+    pub(crate) segments: usize,
+    /// Segments of deletions that are forgotten otherwise.
+    pub(crate) graves: usize,
+    /// Bytes in the row cache.
+    pub(crate) row_cache_bytes: u64,
+    /// Rows found in the row cache, and read from segments.
+    pub(crate) row_cache_hits: u64,
+    pub(crate) row_cache_misses: u64,
+    /// Blocks found in the block cache, and read from the bucket.
+    pub(crate) block_cache_hits: u64,
+    pub(crate) block_cache_misses: u64,
+    /// Bytes in the block cache.
+    pub(crate) block_cache_bytes: u64,
 }
 
 impl Engine {

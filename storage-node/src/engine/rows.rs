@@ -33,13 +33,15 @@ pub(super) struct Row {
 pub(super) struct Rows {
     cache: RwLock<Cache<RecordKey, Row>>,
     sequences: Vec<AtomicU64>,
+    hits: AtomicU64,
+    misses: AtomicU64,
 }
 
 impl Rows {
     /// An empty cache of about `bytes` bytes.
     pub(super) fn new(bytes: u64) -> Self {
         let sequences = (0..STRIPES).map(|_| AtomicU64::new(0)).collect();
-        Self { cache: RwLock::new(cache_of(bytes)), sequences }
+        Self { cache: RwLock::new(cache_of(bytes)), sequences, hits: 0.into(), misses: 0.into() }
     }
 
     fn stripe(&self, hash: KeyHash) -> &AtomicU64 {
@@ -58,7 +60,19 @@ impl Rows {
 
     /// The row of a key, if nothing has made it old.
     pub(super) fn get(&self, key: &RecordKey, sequence: u64) -> Option<Row> {
-        self.cache.read().get(key).filter(|row| row.sequence == sequence)
+        let row = self.cache.read().get(key).filter(|row| row.sequence == sequence)?;
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        Some(row)
+    }
+
+    /// A row had to be read from segments.
+    pub(super) fn missed(&self) {
+        self.misses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Rows found, and rows that had to be read from segments, so far.
+    pub(super) fn cache_use(&self) -> (u64, u64) {
+        (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
     }
 
     pub(super) fn insert(&self, key: RecordKey, row: Row) {

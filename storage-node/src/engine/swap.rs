@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use cartwheel_core::clock_index::Known;
 use cartwheel_core::container::Container;
@@ -13,7 +14,7 @@ use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::{Brief, Record};
 
 use super::{Engine, Incoming};
-use crate::memtable::RecordKey;
+use crate::memtable::{Memtable, RecordKey};
 use crate::segments::{Segment, SegmentError};
 
 /// Keys that go into or out of the index under one lock.
@@ -129,6 +130,17 @@ impl Engine {
             }
         }
         self.segments.replace(merged, with)
+    }
+
+    /// All that was taken in before this time is in segments; `None` if that can't be told, for something is from before
+    /// this process.
+    pub(crate) fn held_since(&self) -> Option<Instant> {
+        let tables = self.tables.read();
+        if tables.memtables().any(|table| table.replayed) {
+            return None;
+        }
+        // Under the lock that writes are taken in under: whoever comes after it comes later.
+        Some(tables.memtables().find_map(Memtable::since).unwrap_or_else(Instant::now))
     }
 
     /// Does this node hold the key of this hash in segments, fully known, dead at `now_ms`, with this leaf?

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cartwheel_bucket::MemoryBucket;
 use cartwheel_cluster::seams::Seams;
+use cartwheel_core::manifest::Manifest;
 
 use super::*;
 use crate::disk::MemoryDisk;
@@ -44,11 +45,13 @@ impl Machine {
         leased.me.leave_clean_end(&self.disk, leased.newest).await.unwrap();
     }
 
-    /// Its nth segment is put at this time.
-    async fn flushes(&self, leased: &Leased, n: u64, at_ms: u64) {
-        self.store.set_now_ms(at_ms);
-        let object = format!("{}{n:010}.seg", leased.me.segment_prefix());
-        self.bucket.put(&object, "segment".into()).await.unwrap();
+    /// Its manifest says that all that it acknowledged before this time is in segments.
+    async fn says_held(&self, leased: &Leased, version: u64, held_ms: u64) {
+        let me = &leased.me;
+        let manifest =
+            Manifest { held_ms, ..Manifest::new(me.node.clone(), version, me.epoch, "x".into(), 0) };
+        let object = Manifest::object_name(&me.node, version);
+        self.bucket.put(&object, manifest.to_json().into()).await.unwrap();
     }
 
     /// How old what may be lost can be, for a process that starts at this time; without the spread.
@@ -125,24 +128,25 @@ async fn without_the_last_processs_disk_acknowledged_writes_may_be_lost() {
 }
 
 #[tokio::test]
-async fn what_may_be_lost_came_in_after_the_last_but_one_segment_was_put() {
+async fn what_may_be_lost_came_in_after_what_the_manifest_says_is_held() {
     let machine = Machine::new();
     machine.store.set_now_ms(1_000);
     let (first, _) = machine.start().await;
     machine.store.set_now_ms(10_000);
     machine.holds_everything(&first).await;
     assert_eq!(machine.age_at(100_000).await, 90_000, "since it held everything");
-    machine.flushes(&first, 1, 20_000).await;
-    assert_eq!(machine.age_at(100_000).await, 90_000, "its memtable was closed at some time before");
-    machine.flushes(&first, 2, 30_000).await;
-    assert_eq!(machine.age_at(100_000).await, 80_000);
-    machine.flushes(&first, 3, 40_000).await;
+    machine.says_held(&first, 1, 0).await;
+    assert_eq!(machine.age_at(100_000).await, 90_000, "nothing is said");
+    machine.says_held(&first, 2, 30_000).await;
     assert_eq!(machine.age_at(100_000).await, 70_000);
     machine.store.set_now_ms(45_000);
     let (later, _) = machine.start().await;
-    machine.flushes(&later, 1, 50_000).await;
-    machine.flushes(&later, 2, 60_000).await;
-    assert_eq!(machine.age_at(100_000).await, 70_000, "a process that lacks something says nothing");
+    machine.says_held(&later, 3, 30_000).await;
+    assert_eq!(
+        machine.age_at(100_000).await,
+        70_000,
+        "a process that lacks something says what the last one said"
+    );
     machine.store.set_now_ms(70_000);
     machine.holds_everything(&later).await;
     assert_eq!(machine.age_at(100_000).await, 30_000);
@@ -153,7 +157,6 @@ async fn a_node_that_never_held_everything_may_lack_whatever_came_in_since_it_wa
     let machine = Machine::new();
     machine.store.set_now_ms(5_000);
     let (first, _) = machine.start().await;
-    machine.flushes(&first, 1, 10_000).await;
-    machine.flushes(&first, 2, 20_000).await;
+    machine.says_held(&first, 1, 50_000).await;
     assert_eq!(machine.age_at(100_000).await, 95_000);
 }
