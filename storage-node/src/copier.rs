@@ -101,6 +101,10 @@ impl Copier {
     pub(crate) async fn keep(&self, bytes: &Bytes, durability: Durability) -> Result<RecordKey, String> {
         let record = Record::decode(bytes).map_err(|e| e.to_string())?;
         let hash = KeyHash::of(self.hash_seed, &record.namespace, &record.key);
+        if durability == Durability::Memory && self.engine.includes(hash, &record.container) {
+            // In memory or in segments already: writing it once more would only make the next flush larger.
+            return Ok(RecordKey::new(hash, &record.namespace, &record.key));
+        }
         let bytes = Bytes::copy_from_slice(bytes);
         loop {
             let (sender, reached) = oneshot::channel();

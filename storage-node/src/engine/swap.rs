@@ -11,7 +11,7 @@ use cartwheel_core::container::Container;
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::merkle::leaf;
 use cartwheel_core::quorum::Durability;
-use cartwheel_core::record::{Brief, Record};
+use cartwheel_core::record::{Brief, Record, Version};
 
 use super::{Engine, Incoming};
 use crate::memtable::{Memtable, RecordKey};
@@ -130,6 +130,12 @@ impl Engine {
             }
         }
         self.segments.replace(merged, with)
+    }
+
+    /// Does this node hold all that `container` says of the key of this hash?
+    pub(crate) fn includes(&self, hash: KeyHash, container: &Container<Version>) -> bool {
+        let (Known::All(known) | Known::AtLeast(known)) = self.tables.read().index.get(hash);
+        known.includes(container)
     }
 
     /// All that was taken in before this time is in segments; `None` if that can't be told, for something is from before
