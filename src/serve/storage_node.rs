@@ -62,7 +62,7 @@ pub struct StorageNodeArgs {
     #[arg(long, value_name = "DURATION", env = "CARTWHEEL_FLUSH_INTERVAL", default_value = "10s",
           value_parser = crate::units::duration_between(Duration::from_millis(100), Duration::from_secs(3600)))]
     pub flush_interval: Duration,
-    /// How much data may wait for the bucket, and at most a twentieth of the memory (64KiB to 1GiB)
+    /// How much data may wait for the bucket, and at most a thirty-second of the memory (64KiB to 1GiB)
     #[arg(long, value_name = "SIZE", env = "CARTWHEEL_FLUSH_BYTES", default_value = "64MiB",
           value_parser = crate::units::size_between(64 << 10, 1 << 30))]
     pub flush_bytes: u64,

@@ -88,7 +88,12 @@ impl Node {
         let node = NodeId::new("node-a").map_err(|e| e.to_string())?;
         let me = Incarnation::lease(&node, &*bucket, &seams, None).await.map_err(|e| e.to_string())?.me;
         let found = recovery::find_segments(&bucket, &seams, &me).await.map_err(|e| e.to_string())?;
-        let config = EngineConfig { flush_bytes: FLUSH_BYTES, row_cache_bytes, block_cache_bytes };
+        let config = EngineConfig {
+            flush_bytes: FLUSH_BYTES,
+            max_segments: usize::MAX,
+            row_cache_bytes,
+            block_cache_bytes,
+        };
         let actor = Actor { node: node.clone(), epoch: me.epoch };
         let buckets = Buckets { read: Arc::clone(&bucket), index: Arc::clone(&bucket) };
         let engine = Arc::new(Engine::new(config, actor, SEED, buckets, None, 1));
@@ -114,6 +119,7 @@ impl Node {
             piece_bytes: FLUSH_BYTES,
             settle: Duration::ZERO,
             wake: Arc::default(),
+            damaged: Default::default(),
         };
         Ok(Self { me, compactor })
     }

@@ -167,10 +167,10 @@ impl CatchUp {
             let Some(view) = self.follower.view() else { continue };
             let others = self.gossip.alive().iter().filter(|node| **node != self.me.node).count();
             let elsewhere = |member: &Member| member.address != self.address;
-            if view.version() > looked && view.document.member(&self.me.node).is_some_and(elsewhere) {
-                self.step_down_if_replaced().await;
+            let moved = view.document.member(&self.me.node).is_some_and(elsewhere);
+            if view.version() > looked && (!moved || self.step_down_if_replaced().await) {
+                looked = view.version();
             }
-            looked = view.version();
             let was_alone = std::mem::replace(&mut alone, others == 0 && view.document.members.len() > 1);
             let believed_away = self.gossip.away_from_me().into_iter().any(|node| {
                 // Its word may be from before it was told.
@@ -444,7 +444,9 @@ impl CatchUp {
 
     /// Says in the bucket that everything promised is held here; `false` if that has to be tried again.
     async fn tell_whole(&self, progress: &mut Progress) -> bool {
-        if !progress.told {
+        // What came from the log, or from other homes, has to be in the bucket first: who loses the disk after this asks
+        // nobody for it.
+        if !progress.told && in_brief(self.copier.engine.flushed()).await == Ok(true) {
             let object = held_object(&self.me);
             let creating = self.bucket.create(&object, Bytes::from_static(b"\n"));
             progress.told = matches!(in_brief(creating).await, Ok(Ok(_)));
@@ -482,6 +484,10 @@ impl CatchUp {
                     tokio::time::sleep(PAUSE).await;
                 }
             }
+            // What an earlier round took of them may not be there yet either.
+            while !taken.objects.is_empty() && !self.copier.engine.flushed().await {
+                tokio::time::sleep(PAUSE).await;
+            }
             if !taken.objects.is_empty() && self.is_replaced().await {
                 return tracing::warn!("another process may have this node's name; its hints are left to it");
             }
@@ -511,14 +517,16 @@ impl CatchUp {
         }
     }
 
-    /// Takes part in nothing any more if a newer process has taken this node's name.
-    async fn step_down_if_replaced(&self) {
-        let newest = in_brief(Incarnation::newest_lease(&self.me.node, &*self.bucket)).await;
-        if let Ok(Ok(epoch)) = newest
-            && epoch > self.hints.newest_epoch()
-        {
-            tracing::error!(node = %self.me.node, epoch, "another process has taken over; this one steps down");
-            self.copier.engine.fence();
+    /// Takes part in nothing any more if a newer process has taken this node's name; `false` if that can't be known.
+    async fn step_down_if_replaced(&self) -> bool {
+        match in_brief(self.me.replaced_by(&*self.bucket)).await {
+            Ok(Ok(None)) => true,
+            Ok(Ok(Some(epoch))) => {
+                tracing::error!(node = %self.me.node, epoch, "another process has taken over; this one steps down");
+                self.copier.engine.fence();
+                true
+            }
+            Ok(Err(_)) | Err(_) => false,
         }
     }
 

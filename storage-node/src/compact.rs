@@ -5,10 +5,11 @@
 //! is put piece by piece under names made from those of its inputs, so that a process that is killed leaves pieces that
 //! the next one goes on from. Only the manifest makes them count (docs/manifest-protocol.md).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -53,6 +54,8 @@ pub(crate) struct Compactor {
     pub(crate) settle: Duration,
     /// Rung when there may be something to merge.
     pub(crate) wake: Arc<Notify>,
+    /// Segments that can't be read.
+    pub(crate) damaged: Mutex<BTreeSet<String>>,
 }
 
 /// Why a merge did not come to its end.
@@ -87,7 +90,7 @@ impl Compactor {
         loop {
             let pause = match self.once().await {
                 Ok(true) => continue,
-                Ok(false) => LOOK,
+                Ok(false) => LOOK.min(self.settle.max(Duration::from_millis(500))),
                 Err(error) => {
                     tracing::warn!(%error, "a merge of segments failed; trying again");
                     PAUSE
@@ -113,7 +116,12 @@ impl Compactor {
         if let Some(plan) = plan(&Picture { runs: &seen, live: &live, reapable: &reapable }) {
             let inputs: Vec<Arc<Segment>> =
                 plan.inputs.iter().flat_map(|at| &runs[*at].segments).cloned().collect();
-            self.merge(&inputs, &plan).await?;
+            let merged = self.merge(&inputs, &plan).await;
+            if let Err(CompactError::Segment(SegmentError::Damaged { object, error })) = &merged {
+                tracing::error!(%object, %error, "a segment is damaged; it is left as it is, and not merged any more");
+                self.damaged.lock().insert(object.clone());
+            }
+            merged?;
             return Ok(true);
         }
         let graves = self.engine.graves.segments.all();
@@ -130,8 +138,16 @@ impl Compactor {
     async fn runs(&self, all: &[Arc<Segment>]) -> Result<Vec<RunOf>, CompactError> {
         let now = Instant::now();
         let mut runs: Vec<(String, RunOf)> = Vec::new();
+        let mut damaged = BTreeSet::new();
         for segment in all {
-            let entry = segment.entry(&self.bucket).await?;
+            let entry = match segment.entry(&self.bucket).await {
+                Ok(entry) => entry,
+                Err(SegmentError::Damaged { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if self.damaged.lock().contains(&segment.object) {
+                damaged.insert(entry.run.clone());
+            }
             let groups = (group_of(entry.first), group_of(entry.last));
             let settled = segment.born.is_none_or(|born| now.saturating_duration_since(born) >= self.settle);
             let at = match runs.iter().position(|(run, _)| *run == entry.run) {
@@ -151,7 +167,8 @@ impl Compactor {
                 None => groups,
             });
         }
-        Ok(runs.into_iter().map(|(_, run)| run).collect())
+        // A run is merged as a whole or not at all.
+        Ok(runs.into_iter().filter(|(run, _)| !damaged.contains(run)).map(|(_, run)| run).collect())
     }
 
     /// Carries a plan out with these segments.
@@ -214,7 +231,7 @@ impl Compactor {
         let known = |segment: &Arc<Segment>| match segment.known() {
             Some(entry) if entry.born_ms > 0 => Some(entry.born_ms),
             // A little later than it was: what is taken for younger is only given to others once more.
-            _ => segment.born.map(|born| time.ms_of(born).saturating_add(1000)),
+            _ => segment.born.map(|born| time.ms_of(born).saturating_add(5000)),
         };
         inputs
             .iter()
@@ -490,11 +507,21 @@ struct Merged {
     read: usize,
 }
 
+/// The segments of one run, read one after the other: no key is in two of them.
+struct Chain {
+    /// Those to come, the next one last.
+    segments: Vec<Arc<Segment>>,
+    cursor: Option<Cursor>,
+}
+
 /// The inputs of a merge, read side by side.
 struct Sources {
-    cursors: Vec<Cursor>,
+    bucket: SharedBucket,
+    hash_seed: u64,
+    after: Option<KeyHash>,
+    chains: Vec<Chain>,
     /// The next record of each, by its place.
-    heads: BTreeMap<(RecordKey, usize), Item>,
+    heads: BTreeMap<(crate::memtable::RecordKey, usize), Item>,
 }
 
 impl Sources {
@@ -504,19 +531,42 @@ impl Sources {
         hash_seed: u64,
         after: Option<KeyHash>,
     ) -> Result<Self, SegmentError> {
-        let mut sources = Self { cursors: Vec::with_capacity(inputs.len()), heads: BTreeMap::new() };
-        for (at, segment) in inputs.iter().enumerate() {
-            sources.cursors.push(Cursor::open(bucket, segment, hash_seed, after).await?);
+        let mut runs: BTreeMap<&str, Vec<(KeyHash, &Arc<Segment>)>> = BTreeMap::new();
+        for segment in inputs {
+            let entry = segment.entry(bucket).await?;
+            runs.entry(&entry.run).or_default().push((entry.first, segment));
+        }
+        let mut sources =
+            Self { bucket: Arc::clone(bucket), hash_seed, after, chains: Vec::new(), heads: BTreeMap::new() };
+        for (_, mut segments) in runs {
+            segments.sort_by_key(|(first, _)| std::cmp::Reverse(*first));
+            let segments = segments.into_iter().map(|(_, segment)| Arc::clone(segment)).collect();
+            sources.chains.push(Chain { segments, cursor: None });
+        }
+        for at in 0..sources.chains.len() {
             sources.advance(at).await?;
         }
         Ok(sources)
     }
 
     async fn advance(&mut self, at: usize) -> Result<(), SegmentError> {
-        if let Some(item) = self.cursors[at].next().await? {
-            self.heads.insert((item.key.clone(), at), item);
+        let chain = &mut self.chains[at];
+        loop {
+            if let Some(cursor) = &mut chain.cursor {
+                if let Some(item) = cursor.next().await? {
+                    self.heads.insert((item.key.clone(), at), item);
+                    return Ok(());
+                }
+                chain.cursor = None;
+            }
+            let Some(segment) = chain.segments.pop() else { return Ok(()) };
+            let is_done =
+                self.after.is_some_and(|after| segment.known().is_some_and(|known| known.last <= after));
+            if !is_done {
+                let cursor = Cursor::open(&self.bucket, &segment, self.hash_seed, self.after).await?;
+                chain.cursor = Some(cursor);
+            }
         }
-        Ok(())
     }
 
     fn next_hash(&self) -> Option<KeyHash> {

@@ -56,7 +56,7 @@ const MAX_LOGGED: usize = 4 * LOGGED;
 /// Bytes of one log file at which its memtable is flushed, as a multiple of the flush size.
 const LOGGED: usize = 4;
 /// Segments at which writes are refused until some are merged: reads look into all that may hold a key.
-const MAX_SEGMENTS: usize = 8192;
+pub(crate) const MAX_SEGMENTS: usize = 8192;
 
 /// Called with the durability that a write has reached: the one asked, or less if the disk failed after the
 /// write was taken in. It can't be a refusal any more, for that would say that nothing was applied.
@@ -67,6 +67,8 @@ pub(crate) type Done = Box<dyn FnOnce(Durability) + Send>;
 pub(crate) struct EngineConfig {
     /// Bytes at which a memtable is flushed.
     pub(crate) flush_bytes: usize,
+    /// Segments at which writes are refused.
+    pub(crate) max_segments: usize,
     /// Bytes of the row cache.
     pub(crate) row_cache_bytes: u64,
     /// Bytes of the block cache.
@@ -244,7 +246,7 @@ impl Engine {
         let (_, logged) = self.log.as_ref().map_or((0, 0), |log| log.sizes());
         if tables.unflushed_bytes() > MAX_UNFLUSHED * self.config.flush_bytes
             || logged > MAX_LOGGED * self.config.flush_bytes
-            || self.segments.count() > MAX_SEGMENTS
+            || self.segments.count() > self.config.max_segments
         {
             return Err(Refusal::Overloaded);
         }

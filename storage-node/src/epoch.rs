@@ -206,6 +206,21 @@ impl Incarnation {
         Ok(leases.iter().filter_map(epoch_of).max().unwrap_or(0))
     }
 
+    /// The epoch of another process of this name that leased one after this process; `None` if this one's is the newest.
+    ///
+    /// # Errors
+    /// Those of the bucket.
+    pub async fn replaced_by(&self, bucket: &dyn Bucket) -> Result<Option<u32>, BucketError> {
+        let newest = Self::newest_lease(&self.node, bucket).await?;
+        if newest == 0 {
+            return Ok(None);
+        }
+        // It may be this process's own, whose answer it has not got yet.
+        let lease = bucket.get(&lease_object(&self.node, newest)).await?;
+        let mine = serde_json::from_slice::<Lease>(&lease).is_ok_and(|lease| lease.nonce == self.nonce);
+        Ok((!mine && newest >= self.epoch).then_some(newest))
+    }
+
     /// Leaves word that everything minted is in the bucket, and that this process mints no more. `newest` is the
     /// newest epoch that it has leased.
     pub async fn leave_clean_end(&self, disk: &dyn Disk, newest: u32) -> std::io::Result<()> {
@@ -295,8 +310,10 @@ mod tests {
         let first = lease(&bucket, Some(&disk)).await;
         let next = first.me.lease_for_hints(&bucket, &Seams::real(), first.newest).await.unwrap();
         assert_eq!(next, 3);
+        assert_eq!(first.me.replaced_by(&bucket).await.unwrap(), None, "its own, whether or not it knows");
         assert_eq!(lease(&bucket, None).await.me.epoch, 4);
         let refused = first.me.lease_for_hints(&bucket, &Seams::real(), next).await;
         assert!(matches!(refused, Err(LeaseError::TakenOver(_))));
+        assert_eq!(first.me.replaced_by(&bucket).await.unwrap(), Some(5));
     }
 }

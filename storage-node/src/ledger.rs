@@ -10,13 +10,13 @@ use tokio::time::Instant;
 
 use cartwheel_bucket::SharedBucket;
 use cartwheel_cluster::seams::Seams;
-use cartwheel_core::manifest::{Dropped, Manifest, flush_of_object};
+use cartwheel_core::manifest::{Dropped, Manifest, SegmentEntry, flush_of_object};
 use cartwheel_segments::manifests::newest_dated;
 
 use crate::engine::Engine;
 use crate::epoch::Incarnation;
 use crate::manifests::{self, Holdings, ManifestsError, is_mine};
-use crate::segments::Segment;
+use crate::segments::{Segment, SegmentError};
 
 /// What came of an attempt to write the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -274,7 +274,7 @@ impl Ledger {
         }
     }
 
-    async fn holdings(&self) -> Result<Holdings, crate::segments::SegmentError> {
+    async fn holdings(&self) -> Result<Holdings, SegmentError> {
         // Before the lists are made: what is in segments by then is in them.
         let held = self.engine.held_since();
         let segments = self.engine.segments.all();
@@ -295,13 +295,37 @@ impl Ledger {
             }
             (taken, books.held_ms)
         };
+        let (segments, mut taken) = (self.described(&segments).await?, taken);
+        for (label, n) in segments.1.iter().filter_map(|object| flush_of_object(object)) {
+            // Those after it are named all the same; it is not to be taken for one that was merged and deleted.
+            taken.entry(label.to_owned()).and_modify(|taken| *taken = n.saturating_sub(1).min(*taken));
+        }
         Ok(Holdings {
             taken,
             held_ms,
-            segments: self.engine.segments.entries(&segments).await?,
+            segments: segments.0,
             graves: self.engine.graves.segments.entries(&graves).await?,
             dropped: self.dropped(),
         })
+    }
+
+    /// What the manifest says of these, and the names of those that can't be read: no manifest names what is damaged.
+    async fn described(
+        &self,
+        segments: &[Arc<Segment>],
+    ) -> Result<(Vec<SegmentEntry>, Vec<String>), SegmentError> {
+        let (mut entries, mut damaged) = (Vec::with_capacity(segments.len()), Vec::new());
+        for segment in segments {
+            match segment.entry(self.engine.segments.bucket()).await {
+                Ok(entry) => entries.push(entry.clone()),
+                Err(SegmentError::Damaged { object, error }) => {
+                    tracing::error!(%object, %error, "a segment is damaged; the manifest does not name it");
+                    damaged.push(object);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((entries, damaged))
     }
 
     fn step_down(&self, error: &ManifestsError) {

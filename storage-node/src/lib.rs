@@ -247,7 +247,9 @@ pub async fn start(
     let flush_bytes = config.flush_bytes as u64;
     let buckets = Buckets { read: counted(Work::Read), index: counted(Work::Index) };
     let budget = Budget::new(config.memory_bytes, config.cache_bytes, flush_bytes);
-    let recovered = recover(&budget, &incarnation, hash_seed, disk.clone(), buckets, found).await?;
+    let recovered =
+        recover(&budget, !config.unsafe_no_cas, &incarnation, hash_seed, disk.clone(), buckets, found)
+            .await?;
     let Recovered { engine, log, manifest, store_time } = recovered;
     let whole = Arc::new(AtomicBool::new(false));
     let ledger = Arc::new(Ledger::new(
@@ -342,6 +344,7 @@ pub async fn start(
         piece_bytes: usize::try_from(budget.flush_bytes).unwrap_or(usize::MAX),
         settle: config.delete_after,
         wake: Arc::clone(&compact),
+        damaged: Default::default(),
     };
     let sweeper = Sweeper {
         engine: Arc::clone(&engine),
@@ -480,6 +483,7 @@ struct Recovered {
 /// Puts together what earlier processes left: segments in the bucket, records in the log.
 async fn recover(
     budget: &Budget,
+    merges: bool,
     incarnation: &Incarnation,
     hash_seed: u64,
     disk: Option<Arc<dyn Disk>>,
@@ -498,6 +502,8 @@ async fn recover(
     let caches = budget.caches(&Held::default(), 0);
     let engine_config = EngineConfig {
         flush_bytes: usize::try_from(budget.flush_bytes).unwrap_or(usize::MAX),
+        // Where nothing is merged, waiting for it would be in vain.
+        max_segments: if merges { engine::MAX_SEGMENTS } else { usize::MAX },
         row_cache_bytes: caches / 2,
         block_cache_bytes: caches - caches / 2,
     };

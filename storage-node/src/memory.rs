@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::engine::{Engine, Held};
 
 /// What a process takes before it holds anything: code, stacks, connections, what the allocator keeps back.
-const BASE: u64 = 32 * 1024 * 1024;
+const BASE: u64 = 48 * 1024 * 1024;
 /// The caches' least size, bytes.
 const FLOOR: u64 = 2 * 1024 * 1024;
 /// What one merge reads ahead, bytes.
@@ -34,7 +34,7 @@ pub(crate) struct Budget {
 impl Budget {
     /// Divides `memory` up; `flush_bytes` is the most that is wanted for a memtable.
     pub(crate) fn new(memory: u64, max_caches: u64, flush_bytes: u64) -> Self {
-        let flush_bytes = flush_bytes.min(memory / 20).max(64 * 1024);
+        let flush_bytes = flush_bytes.min(memory / 32).max(64 * 1024);
         Self { memory, max_caches, flush_bytes, hints: (memory / 16).min(64 * 1024 * 1024) }
     }
 
@@ -44,8 +44,8 @@ impl Budget {
         let flushing = held.unflushed.max(2 * self.flush_bytes) + self.flush_bytes;
         let merging = 2 * self.flush_bytes + MERGE;
         let fixed = BASE + held.index + held.metadata + held.log_queue + hints + flushing + merging;
-        // A tenth for what is not counted.
-        let room = (self.memory - self.memory / 10).saturating_sub(fixed);
+        // A sixth for what is not counted.
+        let room = (self.memory - self.memory / 6).saturating_sub(fixed);
         room.clamp(FLOOR, self.max_caches.max(FLOOR))
     }
 }
@@ -131,7 +131,7 @@ mod tests {
     fn what_is_held_comes_out_of_the_caches() {
         let budget = Budget::new(1024 * MIB, u64::MAX, 64 * MIB);
         let empty = budget.caches(&Held::default(), 0);
-        assert!(empty > 600 * MIB && empty < 800 * MIB, "{} MiB", empty / MIB);
+        assert!(empty > 550 * MIB && empty < 750 * MIB, "{} MiB", empty / MIB);
         let held = Held { index: 100 * MIB, metadata: 20 * MIB, ..Held::default() };
         assert_eq!(empty - budget.caches(&held, 5 * MIB), 125 * MIB);
         let full = Held { index: 2000 * MIB, ..Held::default() };
@@ -143,10 +143,10 @@ mod tests {
     #[test]
     fn little_memory_makes_small_memtables() {
         let budget = Budget::new(200 * MIB, u64::MAX, 64 * MIB);
-        assert_eq!(budget.flush_bytes, 10 * MIB);
+        assert_eq!(budget.flush_bytes, 200 * MIB / 32);
         let million = Held { index: 45 * MIB, metadata: 3 * MIB, ..Held::default() };
         let room = budget.caches(&million, 0);
-        assert!(room > 30 * MIB, "{} MiB for caches over a million keys", room / MIB);
+        assert!(room > 20 * MIB, "{} MiB for caches over a million keys", room / MIB);
         assert_eq!(Budget::new(1024 * MIB, u64::MAX, MIB).flush_bytes, MIB, "as told, if that is less");
     }
 }

@@ -57,7 +57,12 @@ impl Pace {
     /// Waits until so many bytes of background work may be done.
     pub(crate) async fn turn(&self, bytes: usize) {
         let until = self.0.lock().take(bytes, Instant::now());
-        tokio::time::sleep_until(until).await;
+        if until > Instant::now() {
+            tokio::time::sleep_until(until).await;
+        } else {
+            // A timer would round up to the next millisecond; others get their turn all the same.
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Bytes per second that background work gets now.

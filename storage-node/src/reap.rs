@@ -104,12 +104,19 @@ impl Proofs {
     /// proven.
     pub(crate) fn due(&self, is_dead: impl Fn(KeyHash, u64) -> bool) -> [bool; GROUPS as usize] {
         let now = Instant::now();
-        let state = self.state.lock();
-        let mut due = [false; GROUPS as usize];
         let again = |at: Instant| now.saturating_duration_since(at) >= self.again;
-        for (hash, (leaf, _)) in &state.proven {
-            let group = group_of(*hash) as usize;
-            due[group] = due[group] || (state.tried[group].is_none_or(again) && is_dead(*hash, *leaf));
+        // Looked at without the lock: each key takes that of the engine.
+        let (proven, worthwhile) = {
+            let state = self.state.lock();
+            let worthwhile = state.tried.map(|tried| tried.is_none_or(again));
+            let proven: Vec<(KeyHash, u64)> =
+                state.proven.iter().map(|(hash, (leaf, _))| (*hash, *leaf)).collect();
+            (proven, worthwhile)
+        };
+        let mut due = [false; GROUPS as usize];
+        for (hash, leaf) in proven {
+            let group = group_of(hash) as usize;
+            due[group] = due[group] || (worthwhile[group] && is_dead(hash, leaf));
         }
         due
     }
@@ -145,6 +152,11 @@ pub(crate) async fn attest(
     Ok(agreed)
 }
 
+fn homes_of(view: &View, partition: u32) -> Vec<NodeId> {
+    let homes = view.current.homes(partition).iter().filter_map(|home| view.current.member(*home));
+    homes.map(|member| member.id.clone()).collect()
+}
+
 /// Asks for proofs.
 pub(crate) struct Reaper {
     pub(crate) me: NodeId,
@@ -166,15 +178,22 @@ impl Reaper {
     /// Looks for dead keys and asks for proofs, until the process ends.
     pub(crate) async fn run(self) {
         let mut watched: HashMap<KeyHash, (u64, Instant)> = HashMap::new();
+        let mut first_shard = 0;
         loop {
             tokio::time::sleep((self.after / 2).max(Duration::from_millis(500))).await;
-            if let Err(why) = self.round(&mut watched).await {
+            // Begun elsewhere each time: keys that can't be forgotten must not take all places for good.
+            first_shard = (first_shard + ClockIndex::SHARDS / 4 + 1) % ClockIndex::SHARDS;
+            if let Err(why) = self.round(&mut watched, first_shard).await {
                 tracing::debug!(%why, "deletions are kept for now");
             }
         }
     }
 
-    async fn round(&self, watched: &mut HashMap<KeyHash, (u64, Instant)>) -> Result<(), String> {
+    async fn round(
+        &self,
+        watched: &mut HashMap<KeyHash, (u64, Instant)>,
+        first_shard: u32,
+    ) -> Result<(), String> {
         let Some(view) = self.follower.view() else { return Ok(()) };
         if view.document.has_pending_change() {
             watched.clear();
@@ -183,21 +202,50 @@ impl Reaper {
         if self.stand.level() != Standing::Counting || !self.engine.index_complete() {
             return Err("this node does not count".to_owned());
         }
-        let ripe = self.watch(&view, watched).await;
-        for (partition, keys) in ripe {
+        let ripe = self.watch(&view, watched, first_shard).await;
+        let mut chunks: Vec<(u32, &[Deceased])> = Vec::new();
+        for (partition, keys) in &ripe {
             for keys in keys.chunks(MAX_DECEASED) {
-                let proven = self.prove(&view, partition, keys).await?;
-                for key in keys {
-                    watched.remove(&key.hash);
-                }
-                if !proven.is_empty() {
-                    self.tell(&view, partition, &proven).await;
-                    self.proofs.add(&proven);
-                    self.wake.notify_one();
+                chunks.push((*partition, keys));
+            }
+        }
+        let (mut agreed, mut asked) = (Vec::new(), Ok(()));
+        for (partition, keys) in chunks {
+            match self.ask(&view, partition, keys).await {
+                Ok(keys) if keys.is_empty() => {}
+                Ok(keys) => agreed.push((partition, keys)),
+                // Whoever does not answer, or keeps hints, is mostly asked about the next partition too.
+                Err(why) => {
+                    asked = Err(why);
+                    break;
                 }
             }
         }
-        Ok(())
+        // Last: a hint that was handed to the bucket while the members were asked is found here.
+        let mut hinted: BTreeMap<NodeId, bool> = BTreeMap::new();
+        for (partition, proven) in agreed {
+            let homes = homes_of(&view, partition);
+            let mut any = false;
+            for home in &homes {
+                if !hinted.contains_key(home) {
+                    let listed = self.bucket.list(&hint_prefix(home), None, 1).await;
+                    let some = !listed.map_err(|e| e.to_string())?.objects.is_empty();
+                    hinted.insert(home.clone(), some);
+                }
+                any |= hinted.get(home).is_none_or(|some| *some);
+            }
+            if any {
+                asked = Err(format!("hints for one of {homes:?} lie in the bucket"));
+                continue;
+            }
+            for key in &proven {
+                watched.remove(&key.hash);
+            }
+            self.tell(&view, partition, &proven).await;
+            self.proofs.add(&proven);
+            self.wake.notify_one();
+        }
+        asked
     }
 
     /// Notes which keys are dead; gives those that have been for long enough, by partition.
@@ -205,13 +253,14 @@ impl Reaper {
         &self,
         view: &View,
         watched: &mut HashMap<KeyHash, (u64, Instant)>,
+        first_shard: u32,
     ) -> BTreeMap<u32, Vec<Deceased>> {
         let now = Instant::now();
         let expired = self.seams.clock.now_ms().saturating_sub(EXPIRED_FOR);
         let partitions = view.current.partitions();
         let mut still: HashMap<KeyHash, (u64, Instant)> = HashMap::new();
         let mut ripe: BTreeMap<u32, Vec<Deceased>> = BTreeMap::new();
-        for shard in 0..ClockIndex::SHARDS {
+        for shard in (first_shard..ClockIndex::SHARDS).chain(0..first_shard) {
             for (hash, leaf) in self.engine.dead_in(shard, expired) {
                 let partition = hash.partition(partitions);
                 let place = view
@@ -238,14 +287,8 @@ impl Reaper {
     }
 
     /// Those of these keys that every member agrees on.
-    async fn prove(&self, view: &View, partition: u32, keys: &[Deceased]) -> Result<Vec<Deceased>, String> {
-        let homes: Vec<NodeId> = view
-            .current
-            .homes(partition)
-            .iter()
-            .filter_map(|home| view.current.member(*home))
-            .map(|member| member.id.clone())
-            .collect();
+    async fn ask(&self, view: &View, partition: u32, keys: &[Deceased]) -> Result<Vec<Deceased>, String> {
+        let homes = homes_of(view, partition);
         let now_ms = self.seams.clock.now_ms();
         let own = attest(&self.engine, true, keys, now_ms).await.map_err(|e| e.to_string())?;
         if self.hints.keeps_any_for(&homes) {
@@ -265,13 +308,6 @@ impl Reaper {
                 }
                 Reply::Attested { keeps: true, .. } => return Err(format!("{member} keeps hints")),
                 other => return Err(format!("{member} answered {other:?}")),
-            }
-        }
-        // Last: a hint that was handed to the bucket while the members were asked is found here.
-        for home in &homes {
-            let listed = self.bucket.list(&hint_prefix(home), None, 1).await;
-            if !listed.map_err(|e| e.to_string())?.objects.is_empty() {
-                return Err(format!("hints for {home} lie in the bucket"));
             }
         }
         let proven = keys.iter().zip(agreed).filter(|(_, agreed)| *agreed).map(|(key, _)| *key);

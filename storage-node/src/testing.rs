@@ -117,6 +117,7 @@ impl Machine {
         let (disk, bucket) = (self.disk.clone(), Arc::clone(&self.bucket));
         let recovered = crate::recover(
             &budget,
+            true,
             &me,
             SEED,
             disk,

@@ -127,7 +127,8 @@ fn tier_of(bytes: u64) -> u32 {
 /// The runs of the lowest tier that has enough of them, with all below it.
 fn tier(picture: &Picture<'_>, group: Option<u32>) -> Option<Vec<usize>> {
     let mut runs: Vec<(u32, usize)> = runs_of(picture, group)
-        .filter(|(_, run)| group.is_none() || run.settled)
+        // Small ones make nothing large of each other.
+        .filter(|(_, run)| group.is_none() || run.settled || run.amount.bytes < SMALL)
         .map(|(at, run)| (tier_of(run.amount.bytes), at))
         .collect();
     runs.sort_unstable();
@@ -359,7 +360,8 @@ mod tests {
                 prop_assert!(plan.inputs.len() > 1 || plan.split || matches!(plan.why, Why::Reap(_)));
                 prop_assert!(!plan.split || groups[0].is_none());
                 let young = plan.inputs.iter().any(|at| !runs[*at].settled);
-                prop_assert!(!young || (groups[0].is_none() && !plan.split));
+                let small = plan.inputs.iter().all(|at| runs[*at].settled || runs[*at].amount.bytes < SMALL);
+                prop_assert!(!young || (groups[0].is_none() && !plan.split) || small);
             }
         }
     }

@@ -295,7 +295,8 @@ impl Segments {
 
     /// Gives the block cache another size, keeping what fits.
     pub fn resize_cache(&self, bytes: u64) {
-        let mut blocks = self.blocks.write();
+        // Without the lock, for it takes a while; blocks that are put meanwhile are read again.
+        let blocks = self.blocks.read().clone();
         let (resized, mut kept) = (blocks_of(bytes), 0);
         for (key, block) in blocks.iter() {
             kept += u64::from(weight(&block));
@@ -305,7 +306,7 @@ impl Segments {
             // Never pending: nobody else has this cache yet.
             quietly_now(resized.insert(*key, block));
         }
-        *blocks = resized;
+        *self.blocks.write() = resized;
     }
 
     /// How many segments there are.

@@ -94,7 +94,8 @@ impl Rows {
 
     /// Gives the cache another size, keeping what fits.
     pub(super) fn resize(&self, bytes: u64) {
-        let mut cache = self.cache.write();
+        // Without the lock, for it takes a while; rows that are put meanwhile are read again.
+        let cache = self.cache.read().clone();
         let resized = cache_of(bytes);
         let mut kept = 0;
         for (key, row) in cache.iter() {
@@ -104,7 +105,7 @@ impl Rows {
             }
             resized.insert((*key).clone(), row);
         }
-        *cache = resized;
+        *self.cache.write() = resized;
     }
 }
 

@@ -64,8 +64,28 @@ impl Engine {
         for entry in segment.clocks(&self.index_bucket).await? {
             let (hash, _) = entry.map_err(super::damaged)?;
             self.rows.raise(hash);
+            self.add_to_memory(&segment, hash).await?;
             // Once more: a merge may have reaped the key just before it could see that this segment holds it.
             self.exhume_if_buried(hash).await?;
+        }
+        Ok(())
+    }
+
+    /// What memory holds of a key it believes to be all; now a segment has more.
+    async fn add_to_memory(&self, segment: &Arc<Segment>, hash: KeyHash) -> Result<(), SegmentError> {
+        let keys: Vec<RecordKey> = {
+            let tables = self.tables.read();
+            let held = tables.memtables().flat_map(|table| table.range(hash, hash, None));
+            held.map(|(key, _)| key.clone()).collect()
+        };
+        for key in keys {
+            let container = self.segments.read_in(std::slice::from_ref(segment), &key, None).await?;
+            let Some(record) = key.record(container) else { continue };
+            let bytes = record.encode();
+            let mut tables = self.tables.write();
+            let known = tables.index.get(hash);
+            let incoming = Incoming::new(hash, &record, &bytes);
+            self.apply(&mut tables, known, incoming, Durability::Memory, Box::new(|_| {}));
         }
         Ok(())
     }
@@ -132,6 +152,27 @@ impl Engine {
         self.segments.replace(merged, with)
     }
 
+    /// Waits until all that was taken in so far is in segments; `false` if the bucket does not take it.
+    pub(crate) async fn flushed(&self) -> bool {
+        let (sender, reached) = tokio::sync::oneshot::channel();
+        {
+            let tables = self.tables.read();
+            let Some(table) = tables.memtables().filter(|table| !table.is_empty()).last() else {
+                return true;
+            };
+            if self.bucket_fails() {
+                return false;
+            }
+            let done = Box::new(move |reached| {
+                // Nobody waits any more: no error.
+                let _ = sender.send(reached == Durability::Bucket);
+            });
+            self.waiting.lock().push((table.log_number, done));
+        }
+        self.flush_now.notify_one();
+        reached.await.unwrap_or(false)
+    }
+
     /// Does this node hold all that `container` says of the key of this hash?
     pub(crate) fn includes(&self, hash: KeyHash, container: &Container<Version>) -> bool {
         let (Known::All(known) | Known::AtLeast(known)) = self.tables.read().index.get(hash);
@@ -173,11 +214,24 @@ impl Engine {
     /// The dead keys of one shard of the index, with their leaves. Values that have expired count as deleted from now
     /// on, so that merges drop them.
     pub(crate) fn dead_in(&self, shard: u32, now_ms: u64) -> Vec<(KeyHash, u64)> {
-        let mut tables = self.tables.write();
-        let dead = tables.index.dead_in(shard, now_ms);
+        // Writes wait only while expired values are marked.
+        let dead = self.tables.read().index.dead_in(shard, now_ms);
+        let expired = |known: &Known| match known {
+            Known::All(known) => {
+                let siblings = known.siblings();
+                siblings.iter().all(|s| s.version.is_dead(now_ms))
+                    && siblings.iter().any(|s| !s.version.deleted)
+            }
+            Known::AtLeast(_) => false,
+        };
         for (hash, _) in &dead {
-            if let Known::All(known) = tables.index.get(*hash)
-                && known.siblings().iter().any(|s| !s.version.deleted)
+            if !expired(&self.tables.read().index.get(*hash)) {
+                continue;
+            }
+            let mut tables = self.tables.write();
+            let known = tables.index.get(*hash);
+            if let Known::All(known) = known.clone()
+                && expired(&Known::All(known.clone()))
             {
                 let buried = known.map(|brief| Brief { deleted: true, size: 0, ..*brief });
                 tables.index.set(*hash, &Known::All(buried));

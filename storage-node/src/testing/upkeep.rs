@@ -304,6 +304,7 @@ impl Process {
             piece_bytes: 1 << 20,
             settle: Duration::ZERO,
             wake: Arc::default(),
+            damaged: Default::default(),
         }
     }
 

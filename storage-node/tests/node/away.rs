@@ -529,19 +529,22 @@ async fn what_only_another_home_has_in_memory_comes_back_after_the_disk_was_lost
 #[tokio::test]
 async fn a_node_that_lost_its_disk_votes_once_enough_homes_have_said_what_they_hold() {
     let mut world = World::of(3, &["node-a", "node-b", "node-c"]).await;
-    for name in ["node-b", "node-c"] {
-        let reached = Reply::Acked { reached: Durability::Disk };
-        let Request::Replicate { hint_for, record, .. } = replicate(&record("k", 1), None) else { panic!() };
-        let write = Request::Replicate { durability: Durability::Disk, hint_for, record };
-        assert_eq!(world.call(name, write).await, reached);
-    }
-    world.kill("node-c").await;
+    let on_disk = |key| {
+        let Request::Replicate { hint_for, record, .. } = replicate(&record(key, 1), None) else { panic!() };
+        Request::Replicate { durability: Durability::Disk, hint_for, record }
+    };
+    let reached = Reply::Acked { reached: Durability::Disk };
     // With its disk it has lost nothing, and needs nobody.
+    assert_eq!(world.call("node-b", on_disk("early")).await, reached);
     world.kill("node-b").await;
     world.boot("node-b").await;
     world.counts("node-b").await;
-    assert_eq!(values(world.call("node-b", read("k")).await), ["1"]);
+    assert_eq!(values(world.call("node-b", read("early")).await), ["1"]);
 
+    for name in ["node-b", "node-c"] {
+        assert_eq!(world.call(name, on_disk("k")).await, reached);
+    }
+    world.kill("node-c").await;
     world.kill("node-b").await;
     world.wipe("node-b");
     world.boot("node-b").await;
