@@ -366,3 +366,46 @@ async fn held_ms(store: &Store, process: &Process) -> u64 {
     process.commit().await;
     store.manifest().await.held_ms
 }
+
+/// A segment that an earlier process put late has more of a key than memory believes to be all: both are read at once,
+/// and after the next flush.
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_up_late_joins_what_memory_holds() {
+    let store = Store::new();
+    let mut old = store.machine(store.bucket(), None).boot().await;
+    old.load_index().await;
+    let mut new = store.machine(store.bucket(), None).boot().await;
+    new.load_index().await;
+    new.put("k", "from the newer", &Clock::new(), Durability::Memory).await;
+    old.put("k", "from the older", &Clock::new(), Durability::Memory).await;
+    old.flush().await;
+    assert_eq!(new.values("k").await, ["from the newer"]);
+    assert_eq!(new.sweeper(GRACE).round(true).await.unwrap().adopted, 1);
+    let both = ["from the newer", "from the older"];
+    assert_eq!(new.values("k").await, both);
+    new.flush().await;
+    assert_eq!(new.values("k").await, both);
+}
+
+/// One damaged flush of an earlier process does not keep the manifest from being written.
+#[tokio::test(start_paused = true)]
+async fn the_manifest_is_written_without_a_damaged_segment() {
+    let store = Store::new();
+    let mut first = store.machine(store.bucket(), None).boot().await;
+    first.load_index().await;
+    for n in 0..6 {
+        first.put(&format!("k{n}"), "value", &Clock::new(), Durability::Memory).await;
+        first.flush().await;
+    }
+    let damaged = store.objects("f").await.into_iter().nth(2).unwrap();
+    let mut bytes = store.bucket().get(&damaged).await.unwrap().to_vec();
+    let end = bytes.len() - 20;
+    bytes[end] ^= 1;
+    store.bucket().put(&damaged, bytes.into()).await.unwrap();
+    drop(first);
+    let process = store.machine(store.bucket(), None).boot().await;
+    process.commit().await;
+    let manifest = store.manifest().await;
+    assert_eq!(manifest.segments.len(), 5);
+    assert!(!manifest.has_taken(&damaged), "it is still there to be looked at");
+}
