@@ -59,9 +59,9 @@ async fn a_gateway_shows_what_it_asks_of_the_bucket_and_what_that_costs() {
 
     let figures = Figures::of(&gateway).await;
     let node = r#"node="the-gateway""#;
-    // It found the ring document, and goes on looking for newer ones.
-    assert_eq!(figures.requests(&[node, MEMBERSHIP, r#"op="get""#]), Some(1.0), "{figures:?}");
-    assert!(figures.requests(&[node, MEMBERSHIP, r#"op="list""#]) >= Some(1.0), "{figures:?}");
+    // It found the ring document by one list, and goes on asking for the next version by its name.
+    assert!(figures.requests(&[node, MEMBERSHIP, r#"op="get""#]) >= Some(1.0), "{figures:?}");
+    assert_eq!(figures.requests(&[node, MEMBERSHIP, r#"op="list""#]), Some(1.0), "{figures:?}");
     let read = figures.sum("cartwheel_bucket_bytes_total", &[MEMBERSHIP, r#"direction="out""#]);
     assert!(read > Some(0.0), "{figures:?}");
     assert_eq!(figures.requests(&[LAST_RESORT]), None, "with all nodes there, no data goes to the bucket");
@@ -105,9 +105,11 @@ async fn dev_shows_each_of_its_gateways_by_the_prices_that_it_was_given() {
     })
     .await;
     let node = r#"node="gateway-1""#;
-    // The gateway read one ring document by then, for a dollar.
-    let cost = figures.sum("cartwheel_bucket_cost_dollars_total", &[node, MEMBERSHIP]);
-    assert_eq!(cost, Some(1.0), "{figures:?}");
+    // The gateway read the ring document and asked for newer ones, a dollar each; a scrape may fall between a request
+    // and its price.
+    let asked = figures.requests(&[node, MEMBERSHIP, r#"op="get""#]).unwrap();
+    let cost = figures.sum("cartwheel_bucket_cost_dollars_total", &[node, MEMBERSHIP]).unwrap();
+    assert!(asked >= 1.0 && (cost - asked).abs() <= 1.0, "{figures:?}");
     // Founding the cluster is nobody's alone: it wrote the secret and the ring document.
     let created = figures.requests(&[r#"node="dev""#, MEMBERSHIP, r#"op="create""#]);
     assert_eq!(created, Some(2.0), "{figures:?}");
