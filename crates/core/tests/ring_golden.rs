@@ -13,6 +13,8 @@ fn member(id: &str, zone: &str, weight: u32) -> Member {
         zone: zone.to_owned(),
         weight,
         state: MemberState::Active,
+        becomes: None,
+        dead: false,
     }
 }
 
@@ -121,6 +123,34 @@ fn fourteen_nodes_in_four_uneven_zones() {
         (owners_checksum(&ring).as_str(), walks_checksum(&ring).as_str()),
         ("7f5647dd6a7ade50", "c251ef63459616ea")
     );
+}
+
+/// One member joins and one leaves; the placement of now and the one to come, before and after it is settled.
+#[test]
+fn a_pending_change_has_two_placements() {
+    let mut nodes: Vec<Member> =
+        (0..7).map(|i| member(&format!("node-{i}"), &format!("z{}", i % 3), 1 + i % 2)).collect();
+    nodes[2].state = MemberState::Leaving;
+    nodes[6].state = MemberState::Joining;
+    let doc = document(0xfeed_beef, nodes);
+    let (now, then) = (Ring::current(&doc), Ring::next(&doc));
+    assert_eq!(slots(&now), [86, 171, 85, 170, 85, 171]);
+    assert_eq!(slots(&then), [64, 171, 128, 85, 256, 64]);
+    assert_eq!(
+        [0, 1, 128, 255].map(|p| ids(&now, p)),
+        ["node-3 node-4 node-2", "node-3 node-4 node-2", "node-2 node-0 node-1", "node-1 node-2 node-3"]
+    );
+    assert_eq!(
+        [0, 1, 128, 255].map(|p| ids(&then, p)),
+        ["node-6 node-4 node-5", "node-6 node-4 node-5", "node-0 node-1 node-5", "node-1 node-3 node-5"]
+    );
+    assert_eq!(
+        [&now, &then].map(|ring| (owners_checksum(ring), walks_checksum(ring))),
+        [("504cdf1475ca23be", "c68f61f5b9893edd"), ("93dcf7b8b23b27ef", "678ba7d2714c4618")]
+            .map(|(owners, walks)| (owners.to_owned(), walks.to_owned()))
+    );
+    let settled = doc.settled(doc.changed.clone(), "n".to_owned()).unwrap();
+    assert_eq!(Ring::current(&settled), then);
 }
 
 #[test]
