@@ -381,7 +381,15 @@ mod tests {
             let listener: Box<dyn Listener> = listen.await.unwrap();
             let address = listener.local_addr().unwrap().to_string();
             let (zone, weight, state) = ("z".to_owned(), 1, MemberState::Active);
-            members.push(Member { id: id(name), address: address.clone(), zone, weight, state });
+            members.push(Member {
+                id: id(name),
+                address: address.clone(),
+                zone,
+                weight,
+                state,
+                becomes: None,
+                dead: false,
+            });
             bound.push((id(name), address, listener, runtime));
         }
         let document = found(&Seams::real(), Founding::default(), members, "test").unwrap();
@@ -494,6 +502,8 @@ mod tests {
             zone: "z".to_owned(),
             weight: 1,
             state: MemberState::Active,
+            becomes: None,
+            dead: false,
         };
         let first = found(&Seams::real(), Founding::default(), vec![member("a")], "test").unwrap();
         create(&*bucket, &first).await.unwrap();

@@ -1,6 +1,8 @@
 //! The truth about who belongs: ring documents in the bucket. Each version is created once, by a conditional
 //! put; everybody follows the newest.
 
+mod change;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,14 +10,16 @@ use tokio::sync::{Notify, watch};
 
 use cartwheel_bucket::{Bucket, BucketError, Created, SharedBucket};
 use cartwheel_core::names::NodeId;
-use cartwheel_core::ring::{Change, Member, MemberState, Ring, RingDocument, RingError};
+use cartwheel_core::ring::{
+    Change, DEFAULT_PARTITIONS, DEFAULT_REPLICAS, DEFAULT_TOKENS, MAX_CELLS, MAX_MEMBERS, MAX_PARTITIONS,
+    Member, MemberState, Ring, RingDocument, RingError,
+};
 
 use crate::seams::Seams;
+pub use change::{ApplyError, advance_change, apply, mark_ready, ready};
 
 /// What all ring documents' names start with.
 const RING_PREFIX: &str = "ring/";
-/// What the readiness marks of a pending change start with.
-const READY_PREFIX: &str = "ring-ready/";
 /// How many times a change is tried against others' changes.
 const MAX_TRIES: usize = 64;
 
@@ -31,6 +35,14 @@ pub enum MembershipError {
     /// The node is not in the ring and may not add itself.
     #[error("{0} is not a member of the ring, and --join=never forbids adding it")]
     NotAMember(NodeId),
+    /// An operator declared the node dead, and the change that takes it out is not done.
+    #[error(
+        "{0} was declared dead (forget) and is being taken out of the ring; use another --id, or cancel the change"
+    )]
+    Forgotten(NodeId),
+    /// A change is about to be settled, and nobody may join before that.
+    #[error("a ring change is being settled; a node can join once that is done")]
+    Settling,
     /// Others kept changing the ring.
     #[error("the ring kept changing; gave up after {MAX_TRIES} tries")]
     Contended,
@@ -122,7 +134,25 @@ pub struct Founding {
 
 impl Default for Founding {
     fn default() -> Self {
-        Self { partitions: 256, tokens: 64, replicas: 3 }
+        Self { partitions: DEFAULT_PARTITIONS, tokens: DEFAULT_TOKENS, replicas: DEFAULT_REPLICAS }
+    }
+}
+
+/// Partitions for each storage node that is expected: loads are then even to about 1 %, and one more node still finds
+/// whole partitions to take over.
+const PARTITIONS_PER_NODE: u64 = 32;
+
+impl Founding {
+    /// Q for a cluster that is expected to have so many storage nodes: the power of two that gives each at least 32
+    /// partitions, and 256 at least. Less where the document's limits would not let the cluster grow to twice that.
+    #[must_use]
+    pub fn partitions_for(nodes: u32) -> u32 {
+        let most_nodes = u64::from(nodes).saturating_mul(2).clamp(1, MAX_MEMBERS as u64);
+        // The largest power of two that keeps within the limit.
+        let fits = 1_u64 << (MAX_CELLS / most_nodes).max(1).ilog2();
+        let wanted = (PARTITIONS_PER_NODE * u64::from(nodes)).next_power_of_two();
+        let partitions = wanted.max(DEFAULT_PARTITIONS.into()).min(fits).min(MAX_PARTITIONS.into());
+        u32::try_from(partitions).unwrap_or(MAX_PARTITIONS)
     }
 }
 
@@ -148,12 +178,15 @@ pub fn found(
     )?)
 }
 
-/// Makes sure that `me` is in the ring at its address, zone and weight, and returns the ring document.
+/// Makes sure that `me` is in the ring, at its address, and returns the ring document. A known member's zone and weight
+/// are the document's: operators change them there.
 /// The first node founds the cluster. While fewer members than replicas are there, no data is, and a node
 /// becomes active at once; later it joins, and counts once it holds its range.
 ///
 /// # Errors
-/// [`MembershipError`]; [`MembershipError::NotAMember`] if the node is unknown and `may_join` is false.
+/// [`MembershipError`]; [`MembershipError::NotAMember`] if the node is unknown and `may_join` is false,
+/// [`MembershipError::Forgotten`] if it was declared dead, [`MembershipError::Settling`] if a node would join while a
+/// change is about to be settled: it can a moment later.
 pub async fn ensure_member(
     bucket: &dyn Bucket,
     seams: &Seams,
@@ -167,13 +200,15 @@ pub async fn ensure_member(
             None if !may_join => return Err(MembershipError::NotAMember(me.id)),
             None => found(seams, founding, vec![Member { state: MemberState::Active, ..me.clone() }], by)?,
             Some(newest) => match newest.member(&me.id).cloned() {
+                Some(known) if known.dead => return Err(MembershipError::Forgotten(me.id)),
                 Some(known) if known.address == me.address => return Ok(newest),
                 Some(known) => {
                     let what = format!("{} moves from {} to {}", me.id, known.address, me.address);
-                    let moved = Member { address: me.address.clone(), ..known };
-                    newest.with_member(moved, change(seams, by, &what), nonce(seams))?
+                    newest.with_address(&me.id, &me.address, change(seams, by, &what), nonce(seams))?
                 }
                 None if !may_join => return Err(MembershipError::NotAMember(me.id)),
+                // The homes to come are read from: they may not become others any more.
+                None if newest.copied => return Err(MembershipError::Settling),
                 None => {
                     let state = if newest.is_forming() { MemberState::Active } else { MemberState::Joining };
                     let what = change(seams, by, &format!("{} joins", me.id));
@@ -187,53 +222,6 @@ pub async fn ensure_member(
         }
     }
     Err(MembershipError::Contended)
-}
-
-/// Says that `node` holds all that the pending change of ring `version` gives it.
-///
-/// # Errors
-/// [`MembershipError`].
-pub async fn mark_ready(
-    bucket: &dyn Bucket,
-    seams: &Seams,
-    version: u64,
-    node: &NodeId,
-) -> Result<(), MembershipError> {
-    let body = format!("{}\n", nonce(seams));
-    bucket.create(&ready_object(version, node), body.into()).await?;
-    Ok(())
-}
-
-fn ready_object(version: u64, node: &NodeId) -> String {
-    format!("{READY_PREFIX}{version:010}/{node}")
-}
-
-/// Takes the pending change of `document` a step further if every member of the next ring has marked itself ready
-/// for this version: first the homes to come are read from, and once every member knows that, the change is
-/// complete. Anybody may call it; each step is made once.
-///
-/// # Errors
-/// [`MembershipError`].
-pub async fn advance_change(
-    bucket: &dyn Bucket,
-    seams: &Seams,
-    document: &RingDocument,
-    by: &NodeId,
-) -> Result<bool, MembershipError> {
-    let prefix = format!("{READY_PREFIX}{:010}/", document.version);
-    let ready = cartwheel_bucket::list_all(bucket, &prefix).await?;
-    let is_ready = |id: &NodeId| ready.iter().any(|o| o.key == ready_object(document.version, id));
-    let all = document.members.iter().filter(|m| m.state != MemberState::Leaving).all(|m| is_ready(&m.id));
-    if !all {
-        return Ok(false);
-    }
-    let changed = |what| change(seams, by.as_str(), what);
-    let next = if document.copied {
-        document.settled(changed("the change is complete"), nonce(seams))?
-    } else {
-        document.with_copied(changed("the homes to come hold their partitions"), nonce(seams))?
-    };
-    create(bucket, &next).await
 }
 
 fn change(seams: &Seams, by: &str, what: &str) -> Change {
@@ -348,6 +336,8 @@ mod tests {
             zone: "z1".into(),
             weight: 1,
             state: MemberState::Joining,
+            becomes: None,
+            dead: false,
         }
     }
 
@@ -400,40 +390,14 @@ mod tests {
         assert_eq!((document.version, document.members.len()), (8, 8));
     }
 
-    #[tokio::test]
-    async fn a_change_completes_in_two_steps_that_every_member_is_ready_for() {
-        let bucket = MemoryBucket::new();
-        let seams = Seams::real();
-        let mut document = ensure(&bucket, "a", 7000).await;
-        for id in ["b", "c", "d"] {
-            document = ensure(&bucket, id, 7000).await;
+    #[test]
+    fn partitions_follow_the_expected_size() {
+        let expected = [(1, 256), (8, 256), (9, 512), (16, 512), (30, 1024), (100, 4096), (250, 8192)];
+        // Beyond that the limit on partitions times members decides.
+        let bounded = [(1000, 4096), (1024, 4096), (u32::MAX, 4096)];
+        for (nodes, partitions) in expected.into_iter().chain(bounded) {
+            assert_eq!(Founding::partitions_for(nodes), partitions, "{nodes}");
         }
-        let by = NodeId::new("a").unwrap();
-        for copied in [false, true] {
-            assert_eq!((document.copied, document.has_pending_change()), (copied, true));
-            for id in ["a", "b", "c"] {
-                mark_ready(&bucket, &seams, document.version, &NodeId::new(id).unwrap()).await.unwrap();
-                assert!(!advance_change(&bucket, &seams, &document, &by).await.unwrap());
-            }
-            mark_ready(&bucket, &seams, document.version, &NodeId::new("d").unwrap()).await.unwrap();
-            assert!(advance_change(&bucket, &seams, &document, &by).await.unwrap());
-            assert!(!advance_change(&bucket, &seams, &document, &by).await.unwrap(), "only once");
-            document = read_newest(&bucket, 0).await.unwrap().unwrap();
-        }
-        assert!(!document.has_pending_change() && !document.copied);
-    }
-
-    /// What another change interrupts is not read from: the homes to come may be others now.
-    #[tokio::test]
-    async fn a_further_change_begins_the_copy_anew() {
-        let bucket = MemoryBucket::new();
-        let mut document = ensure(&bucket, "a", 7000).await;
-        for id in ["b", "c", "d"] {
-            document = ensure(&bucket, id, 7000).await;
-        }
-        let copied = document.with_copied(document.changed.clone(), "n".into()).unwrap();
-        assert!(create(&bucket, &copied).await.unwrap());
-        assert!(!ensure(&bucket, "e", 7000).await.copied);
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,13 +2,16 @@
 //!
 //! `ring/{version}.json` in the bucket is the only truth about membership; each version is created once and
 //! never changed. Where every partition lives is a pure function of one document ([`Ring`]), so two
-//! processes that hold the same version agree without a word. A change is staged: a member is `joining` or
-//! `leaving` in one version, and [`Ring::current`] and [`Ring::next`] are its two placements until the
-//! version that settles it. Tokens, walks and the choice of homes are part of the format: they may never
+//! processes that hold the same version agree without a word. A change is staged: a member is `joining`,
+//! `leaving` or `becomes` something else in one version, and [`Ring::current`] and [`Ring::next`] are its two
+//! placements until the version that settles it. [`change`] makes the first of these versions out of what an
+//! operator asks for, [`plan`] says beforehand what comes of it. Tokens, walks and the choice of homes are part of the format: they may never
 //! give another answer for the same document.
 
 mod assign;
+pub mod change;
 mod placement;
+pub mod plan;
 mod quota;
 
 use std::fmt;
@@ -103,6 +106,55 @@ pub struct Member {
     pub weight: u32,
     /// Where it is in its life.
     pub state: MemberState,
+    /// Of an active member whose share or zone is to change: what it will be once the pending change is done. Until
+    /// then what stands above holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub becomes: Option<Becomes>,
+    /// An operator has declared it dead for good: it is leaving, and nobody waits for it. Until the change is settled
+    /// it counts as one of the homes that it was. While a change is `copied`, a member that is not leaving may be
+    /// dead too; it leaves as soon as that change is settled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dead: bool,
+}
+
+/// What an active member will be once the pending change is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Becomes {
+    /// Its share, as [`Member::weight`].
+    pub weight: u32,
+    /// Its failure zone, as [`Member::zone`].
+    pub zone: String,
+}
+
+impl Member {
+    /// Has it a part in the pending change?
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        self.state != MemberState::Active || self.becomes.is_some() || self.dead
+    }
+
+    /// The member as it is once the pending change is done; `None` if it is gone then. Who is dead and was not
+    /// leaving yet leaves now.
+    fn settled(&self) -> Option<Self> {
+        let Becomes { weight, zone } =
+            self.becomes.clone().unwrap_or_else(|| Becomes { weight: self.weight, zone: self.zone.clone() });
+        let state = if self.dead { MemberState::Leaving } else { MemberState::Active };
+        let stays = self.state != MemberState::Leaving;
+        stays.then(|| Self { weight, zone, state, becomes: None, ..self.clone() })
+    }
+
+    /// The member in a version in which a copy begins anew; `None` if it has no part in it. Only a copy that is
+    /// done lets the dead stay what they are.
+    fn begins_anew(self) -> Option<Self> {
+        match self.state {
+            MemberState::Joining if self.dead => None,
+            MemberState::Active if self.dead => {
+                Some(Self { state: MemberState::Leaving, becomes: None, ..self })
+            }
+            _ => Some(self),
+        }
+    }
 }
 
 /// Who changed the document, when, and what for. For people; placement ignores it.
@@ -228,13 +280,25 @@ impl RingDocument {
         self.members.binary_search_by(|m| m.id.cmp(id)).ok().and_then(|i| self.members.get(i))
     }
 
-    /// The next version, with `members` (in any order) in place of this one's.
+    /// The next version, with `members` (in any order) in place of this one's. A copy that was done begins anew.
     ///
     /// # Errors
     /// [`RingError::Limit`] for the first field outside its limit.
     pub fn next(&self, members: Vec<Member>, changed: Change, nonce: String) -> Result<Self, RingError> {
+        let members = members.into_iter().filter_map(Member::begins_anew).collect();
+        self.successor(members, false, changed, nonce)
+    }
+
+    /// The next version, as it is said.
+    fn successor(
+        &self,
+        members: Vec<Member>,
+        copied: bool,
+        changed: Change,
+        nonce: String,
+    ) -> Result<Self, RingError> {
         let version = self.version.saturating_add(1);
-        Self { version, members, copied: false, changed, nonce, ..self.clone() }.sorted_and_checked()
+        Self { version, members, copied, changed, nonce, ..self.clone() }.sorted_and_checked()
     }
 
     /// The next version, in which the homes to come are read from: they hold all that they will.
@@ -242,8 +306,25 @@ impl RingDocument {
     /// # Errors
     /// As [`Self::next`].
     pub fn with_copied(&self, changed: Change, nonce: String) -> Result<Self, RingError> {
-        let next = self.next(self.members.clone(), changed, nonce)?;
-        Ok(Self { copied: true, ..next })
+        self.successor(self.members.clone(), true, changed, nonce)
+    }
+
+    /// The next version, in which `id` is at another address. Nobody's part in a pending change is another for that.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn with_address(
+        &self,
+        id: &NodeId,
+        address: &str,
+        changed: Change,
+        nonce: String,
+    ) -> Result<Self, RingError> {
+        let moved = |m: &Member| match m.id == *id {
+            true => Member { address: address.to_owned(), ..m.clone() },
+            false => m.clone(),
+        };
+        self.successor(self.members.iter().map(moved).collect(), self.copied, changed, nonce)
     }
 
     /// The next version, with `member` added, or put in place of the one with its id.
@@ -256,15 +337,15 @@ impl RingDocument {
         self.next(members, changed, nonce)
     }
 
-    /// The next version, with the pending change done: who was joining is active, who was leaving is gone.
-    /// Its current placement is this version's next one.
+    /// The next version, with the pending change done: who was joining is active, who was leaving is gone, who was
+    /// to become something else is. Its current placement is this version's next one. Who was declared dead on the
+    /// way is leaving in it: then the next change is pending.
     ///
     /// # Errors
     /// As [`Self::next`].
     pub fn settled(&self, changed: Change, nonce: String) -> Result<Self, RingError> {
-        let stay = self.members.iter().filter(|m| m.state != MemberState::Leaving);
-        let members = stay.map(|m| Member { state: MemberState::Active, ..m.clone() }).collect();
-        self.next(members, changed, nonce)
+        let members = self.members.iter().filter_map(Member::settled).collect();
+        self.successor(members, false, changed, nonce)
     }
 
     /// Whether fewer members hold data than there are replicas: there is no placement to serve from yet.
@@ -275,10 +356,22 @@ impl RingDocument {
         holding < self.replicas as usize
     }
 
-    /// Whether any member is joining or leaving.
+    /// Whether any member is joining or leaving, will become something else, or was declared dead.
     #[must_use]
     pub fn has_pending_change(&self) -> bool {
-        self.members.iter().any(|m| m.state != MemberState::Active)
+        self.members.iter().any(Member::is_changing)
+    }
+
+    /// Who must know a new version before anybody may rely on it: all who serve the current ring. The dead need
+    /// not; who is joining knows the version for which it says that it is ready.
+    pub fn must_know(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|m| !m.dead && m.state != MemberState::Joining)
+    }
+
+    /// Who must be ready for this version before the pending change goes a step further: all of the next ring but
+    /// the dead.
+    pub fn must_be_ready(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|m| !m.dead && m.state != MemberState::Leaving)
     }
 
     fn sorted_and_checked(mut self) -> Result<Self, RingError> {
@@ -315,13 +408,10 @@ impl RingDocument {
             return Err(limit("members", self.members.len(), format!("at most {MAX_MEMBERS}")));
         }
         for (i, member) in self.members.iter().enumerate() {
-            text(&format!("members[{i}].address"), &member.address, 255, "of visible ASCII", |c| {
-                c.is_ascii_graphic()
-            })?;
-            text(&format!("members[{i}].zone"), &member.zone, 63, "of a-z, A-Z, 0-9, '.', '_', '-'", |c| {
-                c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
-            })?;
-            in_range(&format!("members[{i}].weight"), member.weight.into(), 1, MAX_WEIGHT.into())?;
+            check_address(&format!("members[{i}].address"), &member.address)?;
+            check_zone(&format!("members[{i}].zone"), &member.zone)?;
+            check_weight(&format!("members[{i}].weight"), member.weight)?;
+            self.check_pending(i, member)?;
         }
         for (i, pair) in self.members.windows(2).enumerate() {
             if let [a, b] = pair
@@ -330,11 +420,45 @@ impl RingDocument {
                 return Err(limit(format!("members[{}].id", i + 1), &b.id, "unique, and sorted"));
             }
         }
-        let weights: u64 = self.members.iter().map(|m| u64::from(m.weight)).sum();
-        at_most("tokens times the sum of weights", weights * u64::from(self.tokens), MAX_TOTAL_TOKENS)?;
+        let becomes = |m: &Member| m.becomes.as_ref().map_or(m.weight, |becomes| becomes.weight);
+        for weight in [|m: &Member| m.weight, becomes] {
+            let weights: u64 = self.members.iter().map(|m| u64::from(weight(m))).sum();
+            at_most("tokens times the sum of weights", weights * u64::from(self.tokens), MAX_TOTAL_TOKENS)?;
+        }
         let cells = u64::from(self.partitions) * self.members.len() as u64;
         at_most("partitions times members", cells, MAX_CELLS)
     }
+
+    /// What is said of a member's part in the pending change.
+    fn check_pending(&self, i: usize, member: &Member) -> Result<(), RingError> {
+        if let Some(Becomes { weight, zone }) = &member.becomes {
+            check_weight(&format!("members[{i}].becomes.weight"), *weight)?;
+            check_zone(&format!("members[{i}].becomes.zone"), zone)?;
+            if member.state != MemberState::Active {
+                let field = format!("members[{i}].becomes");
+                return Err(limit(field, "that of a member that is not active", "of an active member"));
+            }
+        }
+        if member.dead && member.state != MemberState::Leaving && !self.copied {
+            let limits = "false, unless the member is leaving or the change is copied";
+            return Err(limit(format!("members[{i}].dead"), true, limits));
+        }
+        Ok(())
+    }
+}
+
+fn check_weight(field: &str, weight: u32) -> Result<(), RingError> {
+    in_range(field, weight.into(), 1, MAX_WEIGHT.into())
+}
+
+fn check_zone(field: &str, zone: &str) -> Result<(), RingError> {
+    text(field, zone, 63, "of a-z, A-Z, 0-9, '.', '_', '-'", |c| {
+        c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+    })
+}
+
+fn check_address(field: &str, address: &str) -> Result<(), RingError> {
+    text(field, address, 255, "of visible ASCII", |c| c.is_ascii_graphic())
 }
 
 fn in_range(field: &str, found: u64, least: u64, most: u64) -> Result<(), RingError> {
@@ -383,165 +507,4 @@ mod hex16 {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn valid() -> Value {
-        json!({
-            "format": 1, "version": 3, "cluster": "c-1", "hash_seed": "00000000000000ff",
-            "partitions": 256, "tokens": 64, "replicas": 3,
-            "members": [
-                {"id": "a", "address": "10.0.0.1:7000", "zone": "z1", "weight": 1, "state": "active"},
-                {"id": "b", "address": "10.0.0.2:7000", "zone": "z2", "weight": 2, "state": "joining"},
-                {"id": "c", "address": "[::1]:7000", "zone": "z3", "weight": 1000, "state": "leaving"}
-            ],
-            "changed": {"at_ms": 1, "by": "ops", "what": "added b"}, "nonce": "n_-9"
-        })
-    }
-
-    fn refusal(path: &str, value: Value) -> String {
-        let mut doc = valid();
-        *doc.pointer_mut(path).unwrap() = value;
-        RingDocument::parse(doc.to_string().as_bytes()).unwrap_err().to_string()
-    }
-
-    fn change() -> Change {
-        Change { at_ms: 2, by: "ops".into(), what: "test".into() }
-    }
-
-    fn states(doc: &RingDocument) -> Vec<(&str, MemberState)> {
-        doc.members.iter().map(|m| (m.id.as_str(), m.state)).collect()
-    }
-
-    #[test]
-    fn a_document_survives_its_own_json() {
-        let doc = RingDocument::parse(valid().to_string().as_bytes()).unwrap();
-        assert_eq!(doc.hash_seed, 255);
-        let json = doc.to_json();
-        assert!(json.ends_with(b"}\n"));
-        assert_eq!(RingDocument::parse(&json).unwrap(), doc);
-    }
-
-    #[test]
-    fn errors_name_the_field_and_the_limit() {
-        let member = |i: usize, id: &str| json!({"id": id, "address": format!("h:{i}"), "zone": "z", "weight": 1000, "state": "active"});
-        let many = |n: usize| Value::from_iter((0..n).map(|i| member(i, &format!("n{i:05}"))));
-        let cases = [
-            ("/format", json!(2), "format is 2; it must be 1"),
-            ("/version", json!(0), "version is 0; it must be 1 to 9999999999"),
-            ("/version", json!(10_000_000_000_u64), "version is 10000000000; it must be 1 to 9999999999"),
-            ("/cluster", json!("C"), "cluster is \"C\"; it must be of a-z, 0-9, '-'"),
-            ("/cluster", json!(""), "cluster is 0 characters long; it must be 1 to 64 characters"),
-            ("/hash_seed", json!("FF"), "hash_seed must be 16 lowercase hex digits"),
-            ("/hash_seed", json!("00000000000000FF"), "hash_seed must be 16 lowercase hex digits"),
-            ("/hash_seed", json!("+0000000000000ff"), "hash_seed must be 16 lowercase hex digits"),
-            ("/partitions", json!(0), "partitions is 0; it must be 1 to 65536"),
-            ("/partitions", json!(131_072), "partitions is 131072; it must be 1 to 65536"),
-            ("/partitions", json!(100), "partitions is 100; it must be a power of two"),
-            ("/tokens", json!(0), "tokens is 0; it must be 1 to 1024"),
-            ("/tokens", json!(1025), "tokens is 1025; it must be 1 to 1024"),
-            ("/replicas", json!(0), "replicas is 0; it must be 1 to 7"),
-            ("/replicas", json!(8), "replicas is 8; it must be 1 to 7"),
-            ("/members/1/id", json!("B"), "node id must be"),
-            ("/members/1/id", json!("a"), "members[1].id is a; it must be unique, and sorted"),
-            ("/members/0/id", json!("d"), "members[1].id is b; it must be unique, and sorted"),
-            ("/members/0/address", json!(""), "members[0].address is 0 characters long"),
-            (
-                "/members/0/address",
-                json!("a b"),
-                "members[0].address is \"a b\"; it must be of visible ASCII",
-            ),
-            ("/members/0/zone", json!("z/1"), "members[0].zone is \"z/1\""),
-            ("/members/2/weight", json!(0), "members[2].weight is 0; it must be 1 to 1000"),
-            ("/members/2/weight", json!(1001), "members[2].weight is 1001; it must be 1 to 1000"),
-            ("/members/0/state", json!("gone"), "unknown variant `gone`"),
-            ("/members", many(1025), "members is 1025; it must be at most 1024"),
-            ("/members", many(17), "tokens times the sum of weights is 1088000; it must be at most 1048576"),
-            ("/changed/by", json!("a\nb"), "changed.by is \"a\\nb\""),
-            ("/changed/what", json!("x".repeat(501)), "changed.what is 501 characters long"),
-            ("/changed/at_ms", json!(-1), "invalid value"),
-            ("/nonce", json!("a b"), "nonce is \"a b\""),
-        ];
-        for (path, value, expected) in cases {
-            let error = refusal(path, value);
-            assert!(error.contains(expected), "{path}: {error}");
-        }
-    }
-
-    #[test]
-    fn partitions_times_members_has_a_limit() {
-        let mut doc = valid();
-        doc["partitions"] = json!(65_536);
-        doc["tokens"] = json!(1);
-        let member = |i| json!({"id": format!("n{i:03}"), "address": "h:1", "zone": "z", "weight": 1, "state": "active"});
-        doc["members"] = (0..64).map(member).collect();
-        assert!(RingDocument::parse(doc.to_string().as_bytes()).is_ok());
-        doc["members"] = (0..65).map(member).collect();
-        let error = RingDocument::parse(doc.to_string().as_bytes()).unwrap_err().to_string();
-        assert!(error.contains("partitions times members is 4259840; it must be at most 4194304"), "{error}");
-    }
-
-    #[test]
-    fn unknown_and_missing_fields_are_refused() {
-        let mut extra = valid();
-        extra["colour"] = json!(1);
-        let mut extra_in_member = valid();
-        extra_in_member["members"][0]["rack"] = json!("r");
-        let mut missing = valid();
-        missing.as_object_mut().unwrap().remove("nonce");
-        for (doc, name) in [(extra, "colour"), (extra_in_member, "rack"), (missing, "nonce")] {
-            let error = RingDocument::parse(doc.to_string().as_bytes()).unwrap_err().to_string();
-            assert!(error.contains(name), "{error}");
-        }
-        assert!(matches!(RingDocument::parse(b"[1"), Err(RingError::Json(_))));
-        assert!(matches!(RingDocument::parse(&[b' '; MAX_DOCUMENT_BYTES + 1]), Err(RingError::Limit { .. })));
-    }
-
-    #[test]
-    fn object_names_go_both_ways() {
-        assert_eq!(RingDocument::object_name(3), "ring/0000000003.json");
-        for version in [1, 3, MAX_VERSION] {
-            assert_eq!(RingDocument::version_of_object(&RingDocument::object_name(version)), Some(version));
-        }
-        for bad in ["ring/3.json", "ring/0000000000.json", "ring/000000000a.json", "ring/+000000003.json"] {
-            assert_eq!(RingDocument::version_of_object(bad), None, "{bad}");
-        }
-        for bad in ["0000000003.json", "ring/0000000003", "x/ring/0000000003.json", "ring/00000000003.json"] {
-            assert_eq!(RingDocument::version_of_object(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn successors_count_up_and_stage_their_change() {
-        let doc = RingDocument::parse(valid().to_string().as_bytes()).unwrap();
-        assert!(doc.has_pending_change());
-        let settled = doc.settled(change(), "m".into()).unwrap();
-        assert_eq!(settled.version, 4);
-        assert_eq!(states(&settled), [("a", MemberState::Active), ("b", MemberState::Active)]);
-        assert!(!settled.has_pending_change());
-        assert!(settled.is_forming(), "two members, three replicas");
-
-        let mut member = settled.member(&NodeId::new("a").unwrap()).unwrap().clone();
-        member.id = NodeId::new("aa").unwrap();
-        member.state = MemberState::Joining;
-        let joining = settled.with_member(member.clone(), change(), "m".into()).unwrap();
-        assert!(joining.is_forming(), "a joining member holds nothing yet");
-        assert_eq!(joining.members.iter().map(|m| m.id.as_str()).collect::<Vec<_>>(), ["a", "aa", "b"]);
-        member.state = MemberState::Leaving;
-        let leaving = joining.with_member(member, change(), "m".into()).unwrap();
-        assert_eq!(leaving.version, 6);
-        assert!(!leaving.is_forming(), "a leaving member is a home until it is gone");
-        let error = joining.settled(change(), String::new()).unwrap_err().to_string();
-        assert!(error.contains("nonce"), "{error}");
-    }
-
-    #[test]
-    fn the_last_version_has_no_successor() {
-        let mut doc = RingDocument::parse(valid().to_string().as_bytes()).unwrap();
-        doc.version = MAX_VERSION;
-        assert!(doc.next(doc.members.clone(), change(), "m".into()).is_err());
-    }
-}
+mod tests;

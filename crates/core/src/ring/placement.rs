@@ -24,6 +24,20 @@ pub struct RingMember {
     pub zone: String,
     /// Its weight.
     pub weight: u32,
+    /// An operator has declared it dead for good: nobody waits for it.
+    pub dead: bool,
+}
+
+impl RingMember {
+    fn of(member: &Member) -> Self {
+        Self {
+            id: member.id.clone(),
+            address: member.address.as_str().into(),
+            zone: member.zone.clone(),
+            weight: member.weight,
+            dead: member.dead,
+        }
+    }
 }
 
 /// What one member holds, beside what would be fair.
@@ -81,27 +95,18 @@ impl Ring {
     /// The placement that holds now: over active and leaving members.
     #[must_use]
     pub fn current(doc: &RingDocument) -> Self {
-        Self::over(doc, |m| m.state != MemberState::Joining)
+        Self::over(doc, |m| (m.state != MemberState::Joining).then(|| RingMember::of(m)))
     }
 
-    /// The placement that will hold once the pending change is done: over active and joining members.
+    /// The placement that will hold once the pending change is done: over active and joining members, as they will
+    /// be then.
     #[must_use]
     pub fn next(doc: &RingDocument) -> Self {
-        Self::over(doc, |m| m.state != MemberState::Leaving)
+        Self::over(doc, |m| m.settled().map(|m| RingMember::of(&m)))
     }
 
-    fn over(doc: &RingDocument, takes_part: impl Fn(&Member) -> bool) -> Self {
-        let members: Vec<RingMember> = doc
-            .members
-            .iter()
-            .filter(|m| takes_part(m))
-            .map(|m| RingMember {
-                id: m.id.clone(),
-                address: m.address.as_str().into(),
-                zone: m.zone.clone(),
-                weight: m.weight,
-            })
-            .collect();
+    fn over(doc: &RingDocument, takes_part: impl Fn(&Member) -> Option<RingMember>) -> Self {
+        let members: Vec<RingMember> = doc.members.iter().filter_map(takes_part).collect();
         let mut zone_names: Vec<&str> = members.iter().map(|m| m.zone.as_str()).collect();
         zone_names.sort_unstable();
         zone_names.dedup();
@@ -300,6 +305,8 @@ mod tests {
             zone: "z".to_owned(),
             weight,
             state: MemberState::Active,
+            becomes: None,
+            dead: false,
         });
         let change = Change { at_ms: 0, by: "t".to_owned(), what: "t".to_owned() };
         let doc = RingDocument::found("c".to_owned(), 5, 32, 3, 2, members.to_vec(), change, "n".to_owned());
