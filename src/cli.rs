@@ -9,6 +9,7 @@ use crate::chaos;
 use crate::client::{self, Exit, Failure, Format, Output};
 use crate::inspect;
 use crate::serve;
+use crate::sim;
 
 /// Cartwheel: an always writeable key-value store behind plain HTTP
 #[derive(Debug, Parser)]
@@ -41,10 +42,16 @@ pub enum Command {
     Status(client::StatusArgs),
     /// Show how the partitions are spread over the members
     Ring(client::RingArgs),
+    /// Show what would come of a change of the membership
+    Plan(Box<client::PlanArgs>),
+    /// Change the members of the cluster
+    Node(Box<client::NodeArgs>),
     /// Show a key's partition, its homes and fallbacks, and who holds which clock
     Locate(client::LocateArgs),
     /// Show the hints kept for storage nodes that were away
     Hints(client::HintsArgs),
+    /// Have storage nodes compare what they hold with each other now, and repair what differs
+    Repair(client::RepairArgs),
     /// Look into the bucket: what lies there, and why a read answers what it answers
     Inspect(Box<inspect::InspectArgs>),
     /// Verify every segment and hint in the bucket
@@ -57,6 +64,8 @@ pub enum Command {
     Bench(Box<bench::BenchArgs>),
     /// Run a cluster of real processes, inject faults, and check every acknowledged write
     Chaos(Box<chaos::ChaosArgs>),
+    /// Work out what placements and ways to route cost, without a cluster
+    Sim(Box<sim::SimArgs>),
     /// Run the embedded S3 server alone
     #[command(hide = true)]
     S3Server(serve::s3_server::S3ServerArgs),
@@ -102,14 +111,18 @@ fn format(command: &Command) -> Format {
         Command::Delete(args) => args.common.output,
         Command::Status(args) => args.common.output,
         Command::Ring(args) => args.common.output,
+        Command::Plan(args) => args.common().output,
+        Command::Node(args) => args.common().output,
         Command::Locate(args) => args.common.output,
         Command::Hints(args) => args.common.output,
+        Command::Repair(args) => args.common.output,
         Command::Namespace(args) => args.common().output,
         Command::Inspect(args) => args.output(),
         Command::Scrub(args) => args.bucket.output,
         Command::Doctor(args) => args.bucket.output,
         Command::Bench(args) => args.output,
         Command::Chaos(args) => args.output,
+        Command::Sim(args) => args.output(),
     }
 }
 
@@ -123,14 +136,18 @@ fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
         Command::Delete(args) => single()?.block_on(client::delete(&args, output)),
         Command::Status(args) => single()?.block_on(client::status(&args, output)),
         Command::Ring(args) => single()?.block_on(client::ring(&args, output)),
+        Command::Plan(args) => single()?.block_on(client::plan(&args, output)),
+        Command::Node(args) => single()?.block_on(client::node(&args, output)),
         Command::Locate(args) => single()?.block_on(client::locate(&args, output)),
         Command::Hints(args) => single()?.block_on(client::hints(&args, output)),
+        Command::Repair(args) => single()?.block_on(client::repair(&args, output)),
         Command::Namespace(args) => single()?.block_on(client::namespaces(&args, output)),
         Command::Inspect(args) => single()?.block_on(inspect::run(&args, output)),
         Command::Scrub(args) => single()?.block_on(inspect::scrub::run(&args, output)),
         Command::Doctor(args) => single()?.block_on(inspect::doctor::run(&args, output)),
         Command::Bench(args) => bench::main(&args, output),
         Command::Chaos(args) => chaos::main(&args, output),
+        Command::Sim(args) => sim::main(&args, output),
         Command::S3Server(args) => serve::s3_server::main(args, output),
     }
 }

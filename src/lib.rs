@@ -6,4 +6,5 @@ pub mod cli;
 pub mod client;
 pub mod inspect;
 pub mod serve;
+pub mod sim;
 pub mod units;

@@ -164,7 +164,8 @@ impl Cluster {
             nodes.push(Node { service: service(&id, &arguments), address: address.clone(), client });
             let id = NodeId::new(&id).map_err(|e| failed("a node's name", &e))?;
             let (address, zone) = (address.clone(), "default".to_owned());
-            members.push(Member { id, address, zone, weight: 1, state: MemberState::Active });
+            let state = MemberState::Active;
+            members.push(Member { id, address, zone, weight: 1, state, becomes: None, dead: false });
         }
         let founding = Founding { replicas: replicas(setup.nodes), ..Founding::default() };
         let document = membership::found(&seams, founding, members, "cargo bench --bench storage");

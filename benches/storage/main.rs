@@ -1,11 +1,13 @@
 //! What storage takes: how long a killed node takes to serve again, what reads cost that do not fit the memory, how
-//! much of the bucket dead versions take, and what the bucket bills; measured on a cluster of real processes.
+//! much of the bucket dead versions take, what the bucket bills, and what it takes to compare two homes; measured on a
+//! cluster of real processes.
 //!
 //! ```text
 //! cargo bench --bench storage -- recovery --sizes 10MB,100MB
 //! cargo bench --bench storage -- cold --memory 200MiB
 //! cargo bench --bench storage -- space --quick
 //! cargo bench --bench storage -- cost
+//! cargo bench --bench storage -- repair --keys 1000000 --differing 1,100,10000
 //! ```
 //! Each part prints Markdown tables and writes `storage-PART.json` to the target directory.
 
@@ -21,6 +23,7 @@ mod memory;
 mod metrics;
 mod process;
 mod recovery;
+mod repair;
 mod report;
 mod space;
 
@@ -65,6 +68,8 @@ enum Part {
     Space(SpaceArgs),
     /// What is asked of the bucket, and what that costs
     Cost(CostArgs),
+    /// What it takes to find out in what two homes differ, and to mend that (two storage nodes, whatever --nodes says)
+    Repair(RepairArgs),
 }
 
 /// Options of every part.
@@ -173,6 +178,19 @@ struct CostArgs {
     prices: Prices,
 }
 
+#[derive(Debug, Clone, Args)]
+struct RepairArgs {
+    /// Keys that both homes hold (1 to 100000000; quick: at most 20000)
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    keys: u64,
+    /// Keys that one home alone holds, one round for each number (1 to 1000000)
+    #[arg(long, value_name = "COUNT,...", value_delimiter = ',', default_value = "1,100,10000", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    differing: Vec<u64>,
+    /// Rounds without a difference (1 to 1000000; quick: at most 50)
+    #[arg(long, value_name = "COUNT", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rounds: u32,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let mut output = Output::Process;
@@ -202,6 +220,7 @@ fn measure(cli: &Cli, output: &mut Output) -> Result<(), Failure> {
                 Part::Cold(args) => Box::pin(cold::run(args, common, output)).await,
                 Part::Space(args) => Box::pin(space::run(args, common, output)).await,
                 Part::Cost(args) => Box::pin(cost::run(args, common, output)).await,
+                Part::Repair(args) => Box::pin(repair::run(args, common, output)).await,
             }
         };
         // What was started ends, and its files go, with `measuring`.

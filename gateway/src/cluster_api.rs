@@ -1,4 +1,4 @@
-//! `/v1/cluster…`, `/healthz`, `/readyz`: what operators look at.
+//! `/v1/cluster`, `/v1/cluster/locate`, `/healthz`, `/readyz`: what operators look at.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use http::{HeaderValue, Response, StatusCode, Uri, header};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use cartwheel_cluster::membership::View;
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::record::Record;
-use cartwheel_core::ring::Member;
+use cartwheel_core::ring::{Member, RingDocument};
 use cartwheel_core::wire::{Call, Reply, Request};
 
 use crate::Shared;
 use crate::coordinate::usable_view;
 use crate::problem::Problem;
 use crate::request::{DATA_PREFIX, parse_path};
+use crate::ring_api::pending_change;
 
 /// How long a node may take to say how it is.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -48,13 +48,9 @@ pub(crate) async fn cluster(State(shared): State<Arc<Shared>>) -> Response<Body>
 async fn cluster_value(shared: &Shared) -> Result<Value, Problem> {
     let view = shared.follower.view().ok_or_else(|| Problem::not_ready("no ring document was found yet"))?;
     let document = &view.document;
-    let members = members(shared, &view).await;
-    let pending: Vec<&str> = document
-        .members
-        .iter()
-        .filter(|m| m.state != cartwheel_core::ring::MemberState::Active)
-        .map(|m| m.id.as_str())
-        .collect();
+    let members = members(shared, document).await;
+    let pending: Vec<&str> =
+        document.members.iter().filter(|m| m.is_changing()).map(|m| m.id.as_str()).collect();
     Ok(json!({
         "ring_version": document.version,
         "replicas": document.replicas,
@@ -62,12 +58,13 @@ async fn cluster_value(shared: &Shared) -> Result<Value, Problem> {
         "forming": document.is_forming(),
         "members": members,
         "pending_change": if pending.is_empty() { Value::Null } else { json!(pending) },
+        "change": pending_change(shared, &view).await,
     }))
 }
 
 /// Every member, and how it says it is.
-pub(crate) async fn members(shared: &Shared, view: &View) -> Vec<Value> {
-    join_all(view.document.members.iter().map(|m| member_status(shared, view.version(), m))).await
+pub(crate) async fn members(shared: &Shared, document: &RingDocument) -> Vec<Value> {
+    join_all(document.members.iter().map(|m| member_status(shared, document.version, m))).await
 }
 
 async fn member_status(shared: &Shared, ring_version: u64, member: &Member) -> Value {
@@ -80,6 +77,12 @@ async fn member_status(shared: &Shared, ring_version: u64, member: &Member) -> V
         "reachable": false,
         "liveness": shared.gossip.liveness(&member.id).as_str(),
     });
+    if let Some(becomes) = &member.becomes {
+        value["becomes"] = json!(becomes);
+    }
+    if member.dead {
+        value["dead"] = true.into();
+    }
     if let Some(word) = shared.gossip.word(&member.id) {
         value["standing"] = word.standing.as_str().into();
         value["rounds"] = word.rounds.into();
@@ -95,43 +98,6 @@ async fn member_status(shared: &Shared, ring_version: u64, member: &Member) -> V
         }
     }
     value
-}
-
-/// `GET /v1/cluster/ring`: who holds what.
-pub(crate) async fn ring(State(shared): State<Arc<Shared>>) -> Response<Body> {
-    answer(usable_view(&shared).map(|view| {
-        let ring = &view.current;
-        let id = |index: &u16| ring.member(*index).map(|m| m.id.as_str()).unwrap_or_default();
-        let slots = f64::from(ring.partitions()) * ring.replicas() as f64;
-        let weights: u32 = ring.members().iter().map(|m| m.weight).sum();
-        let members: Vec<Value> = ring
-            .members()
-            .iter()
-            .map(|m| {
-                let held = ring.partitions_of(&m.id).len();
-                json!({
-                    "id": m.id,
-                    "zone": m.zone,
-                    "weight": m.weight,
-                    "state": view.document.member(&m.id).map(|m| m.state),
-                    "partitions": held,
-                    "share": held as f64 / slots,
-                    "fair_share": f64::from(m.weight) / f64::from(weights),
-                    "tokens": view.document.tokens * m.weight,
-                })
-            })
-            .collect();
-        let owners: Vec<Vec<&str>> =
-            (0..ring.partitions()).map(|p| ring.homes(p).iter().map(id).collect()).collect();
-        json!({
-            "version": view.version(),
-            "partitions": ring.partitions(),
-            "replicas": ring.replicas(),
-            "hash_seed": format!("{:016x}", view.document.hash_seed),
-            "members": members,
-            "owners": owners,
-        })
-    }))
 }
 
 /// `GET /v1/cluster/locate?namespace=&key=`: where a key is.

@@ -29,7 +29,7 @@ pub(crate) async fn hints(State(shared): State<Arc<Shared>>) -> Response<Body> {
 async fn value(shared: &Shared) -> Result<Value, Problem> {
     let view = shared.follower.view().ok_or_else(|| Problem::not_ready("no ring document was found yet"))?;
     let mut by_home: BTreeMap<String, (Vec<Value>, Vec<Value>)> = BTreeMap::new();
-    for member in members(shared, &view).await {
+    for member in members(shared, &view.document).await {
         let holder = member["id"].clone();
         for kept in member["hints"].as_array().into_iter().flatten() {
             let Some(home) = kept["target"].as_str() else { continue };

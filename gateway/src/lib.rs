@@ -4,11 +4,13 @@
 
 pub mod answer;
 mod body;
+mod changes_api;
 mod cluster_api;
 mod config;
 mod coordinate;
 mod data;
 mod edge;
+mod edits;
 mod hints_api;
 mod last_resort;
 mod latency;
@@ -16,7 +18,9 @@ mod namespaces;
 mod namespaces_api;
 pub mod problem;
 mod repair;
+mod repair_api;
 pub mod request;
+mod ring_api;
 mod router;
 pub mod settings;
 mod trust;
@@ -55,6 +59,8 @@ pub(crate) struct Shared {
     config: GatewayConfig,
     seams: Seams,
     follower: Follower,
+    /// Where ring documents lie.
+    ring_bucket: SharedBucket,
     peers: Peers,
     clock_key: ClockKey,
     hedging: Hedging,
@@ -130,7 +136,8 @@ pub async fn start(
     let address = listener.local_addr().map_err(failed)?.to_string();
     let peers = Peers::new(seams.clone(), secret.node_token());
     let counted = |work| config.meter.bucket(&bucket, work);
-    let follower = Follower::start(counted(Work::Membership), seams.clone(), config.ring_interval);
+    let ring_bucket = counted(Work::Membership);
+    let follower = Follower::start(Arc::clone(&ring_bucket), seams.clone(), config.ring_interval);
     let shared = Arc::new(Shared {
         repairs: Repairs::start(peers.clone()),
         gossip: GossipHandle::listen(peers.clone(), follower.clone(), seams.clone()),
@@ -138,6 +145,7 @@ pub async fn start(
         namespaces: Namespaces::start(counted(Work::Namespaces), seams.clone(), config.namespace_interval),
         last_resort: LastResort::new(counted(Work::LastResort), seams.clone()),
         follower,
+        ring_bucket,
         peers,
         clock_key: secret.clock_key(),
         hedging: Hedging::default(),

@@ -184,6 +184,23 @@ impl Problem {
         Self { retry_after: Some(5), ..problem }
     }
 
+    /// 404: no member of the ring has that name.
+    pub fn no_such_member(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no-such-member", "No such member", detail)
+    }
+
+    /// 409: the ring as it is now stands in the way of a change.
+    pub fn ring_conflict(kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, kind, title, detail)
+    }
+
+    /// 503: the bucket, which holds the ring documents, does not do its part.
+    pub fn ring_unavailable(detail: impl Into<String>) -> Self {
+        let title = "The ring documents can't be reached";
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "ring-unavailable", title, detail);
+        Self { retry_after: Some(5), ..problem }
+    }
+
     /// 503: the cluster can't serve yet.
     pub fn not_ready(detail: impl Into<String>) -> Self {
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Not ready", detail);

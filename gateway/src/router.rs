@@ -10,7 +10,7 @@ use cartwheel_cluster::metrics::with_metrics;
 use crate::Shared;
 use crate::edge::EdgeLayer;
 use crate::problem::Problem;
-use crate::{cluster_api, data, hints_api, namespaces_api};
+use crate::{changes_api, cluster_api, data, hints_api, namespaces_api, repair_api, ring_api};
 
 /// Requests in the house at once, those whose bodies still arrive included, as a multiple of those worked on.
 const ROOM: usize = 8;
@@ -24,9 +24,13 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/namespaces", get(namespaces_api::list))
         .route("/v1/namespaces/{namespace}", any(namespaces_api::handle))
         .route("/v1/cluster", get(cluster_api::cluster))
-        .route("/v1/cluster/ring", get(cluster_api::ring))
+        .route("/v1/cluster/ring", get(ring_api::ring))
+        .route("/v1/cluster/plan", any(changes_api::show_plan))
+        .route("/v1/cluster/apply", any(changes_api::apply))
+        .route("/v1/cluster/members/{id}/{change}", any(changes_api::member))
         .route("/v1/cluster/locate", get(cluster_api::locate))
         .route("/v1/cluster/hints", get(hints_api::hints))
+        .route("/v1/cluster/repair", any(repair_api::begin))
         .route("/readyz", get(cluster_api::ready))
         .fallback(|| async { Problem::no_such_path().into_response() })
         .layer(edge)

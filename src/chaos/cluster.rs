@@ -329,7 +329,8 @@ async fn found(endpoint: &str, members: Vec<(String, String)>) -> Result<(), Fai
     let member = |(id, address): (String, String)| {
         let id = NodeId::new(&id).map_err(|e| failed(&e))?;
         let zone = "default".to_owned();
-        Ok(Member { id, address, zone, weight: 1, state: MemberState::Active })
+        let state = MemberState::Active;
+        Ok(Member { id, address, zone, weight: 1, state, becomes: None, dead: false })
     };
     let members = members.into_iter().map(member).collect::<Result<_, Failure>>()?;
     let document = membership::found(&outside.seams, Founding::default(), members, "cartwheel chaos");

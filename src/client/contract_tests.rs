@@ -22,9 +22,15 @@ type Sibling = (u64, Option<String>, Vec<u8>);
 struct Store {
     count: u64,
     keys: BTreeMap<(String, Vec<u8>), Vec<Sibling>>,
+    /// Changes of the ring that were applied; the first is pending until it was looked at twice.
+    applied: Vec<Value>,
+    looked: usize,
     /// What is set for namespaces, each change kept.
     namespaces: BTreeMap<String, Vec<Value>>,
     requests: Vec<String>,
+    /// How often the cluster is looked at until the home that was asked has compared; the other can't be asked.
+    comparing: usize,
+    alone: bool,
 }
 
 type Shared = Arc<Mutex<Store>>;
@@ -106,7 +112,7 @@ async fn answer(State(store): State<Shared>, request: Request) -> Response<Body>
     let mut store = store.lock().unwrap();
     store.requests.push(format!("{} {} {:?}", parts.method, parts.uri, parts.headers));
     let path = parts.uri.path();
-    let members = json!([
+    let mut members = json!([
         {"id": "node-a", "address": "127.0.0.1:7101", "zone": "z1", "weight": 1, "state": "active",
          "reachable": true, "incarnation": "3-9f2c", "keys": 123, "memtable_bytes": 1536, "segments": 4,
          "partitions": 77, "share": 0.21, "fair_share": 0.2, "tokens": 64},
@@ -114,15 +120,70 @@ async fn answer(State(store): State<Shared>, request: Request) -> Response<Body>
          "reachable": false},
     ]);
     match path {
+        "/v1/cluster/repair" => {
+            let order: Value = serde_json::from_slice(&body).unwrap();
+            if order["node"] == "node-z" {
+                let problem = json!({"title": "No such member", "detail": "node-z is no member"});
+                return reply(404, problem.to_string());
+            }
+            store.requests.push(order.to_string());
+            store.comparing = 2;
+            let unasked = if store.alone { json!([{"id": "node-b", "why": "not sent"}]) } else { json!([]) };
+            let begun = json!({"ring_version": 3, "partition": order["partition"], "asked": ["node-a"],
+                "unreachable": unasked});
+            return reply(202, begun.to_string());
+        }
         "/v1/cluster" => {
-            let cluster = json!({"ring_version": 3, "replicas": 3, "partitions": 256, "members": members,
-                "pending_change": null});
+            if store.comparing > 0 {
+                store.comparing -= 1;
+                let running = store.comparing > 0;
+                members[0]["repair"] = json!({"asked": 1, "answered": u64::from(!running), "running": running,
+                    "round_pairs": 512, "round_compared": if running { 7 } else { 512 }, "unreachable": [],
+                    "round_differing": 3, "round_pulled": 2, "round_pushed": 1, "round_bytes": 2048,
+                    "compared": 512, "oldest_ms": 1000, "differing": 3, "repaired": 40});
+            }
+            store.looked += usize::from(!store.applied.is_empty());
+            let waits = json!({"what": "node-a leaves", "step": "pending", "waits_for": ["node-b"]});
+            let change = if store.looked == 1 { waits } else { Value::Null };
+            let cluster = json!({"ring_version": 3 + store.applied.len() + store.looked / 2, "replicas": 3,
+                "partitions": 256, "members": members, "pending_change": null, "change": change});
             return reply(200, cluster.to_string());
         }
         "/v1/cluster/ring" => {
             let ring = json!({"version": 3, "partitions": 2, "replicas": 3, "hash_seed": "00ff",
-                "members": members, "owners": [["node-a", "node-b"], ["node-b", "node-a"]]});
+                "efficiency_permille": 985, "members": members,
+                "pending_change": {"what": "node-b leaves", "step": "copied", "waits_for": []},
+                "owners": [["node-a", "node-b"], ["node-b", "node-a"]]});
             return reply(200, ring.to_string());
+        }
+        "/v1/cluster/plan" | "/v1/cluster/apply" => {
+            let asked: Value = serde_json::from_slice(&body).unwrap();
+            let edit = asked["edits"][0].clone();
+            if edit["leave"]["id"] == "node-x" {
+                let problem = json!({"title": "No such member", "status": 404,
+                    "detail": "edits[0].leave.id: node-x is not a member of the ring", "applied": "no"});
+                return reply(404, problem.to_string());
+            }
+            let step = |step| {
+                json!({"step": step, "least_to_write": 3, "least_to_read": 3, "below_quorum": 0,
+                "newly_below": 0})
+            };
+            let mut planned = json!({"ring_version": 3, "change": "node-a leaves", "pending": true, "plan": {
+                "partitions": 256, "replicas": 3, "partitions_changed": 200, "slots_moved": 210,
+                "least_moved": 200, "ratio_permille": 1050, "keys_moved": 5, "bytes_from_bucket": null,
+                "bytes_between_nodes": 0, "needed_to_write": 2, "needed_to_read": 2, "breaks_quorum": false,
+                "efficiency_permille": {"before": 985, "after": 990},
+                "steps": [step("now"), step("pending"), step("copied"), step("settled")],
+                "members": [{"id": "node-a", "slots": {"before": 210, "after": 0}, "gained": 0, "lost": 210,
+                    "fair_milli": 0}]}});
+            if path == "/v1/cluster/apply" {
+                if asked["ring_version"] != 3 {
+                    return reply(409, json!({"title": "The ring has moved on", "detail": "3"}).to_string());
+                }
+                store.applied.push(asked);
+                planned["ring_version"] = 4.into();
+            }
+            return reply(200, planned.to_string());
         }
         "/v1/cluster/locate" => {
             let location = json!({"namespace": "carts", "key": "alice", "hash": "ab".repeat(16),
@@ -335,7 +396,7 @@ fn refusals_and_missing_gateways_have_their_exit_status() {
     // A port that was free a moment ago: nobody listens there.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("http://{free}");
-    for words in [&["get", "carts", "alice"][..], &["status"], &["bench"]] {
+    for words in [&["get", "carts", "alice"][..], &["status"], &["repair"], &["bench"]] {
         let (exit, _, err) = command(&[words, &["--gateway", &url]].concat());
         assert_eq!(exit, Exit::Unreachable, "{words:?}");
         assert!(err.contains("can't reach"), "{err}");
@@ -352,6 +413,7 @@ fn the_cluster_is_shown_in_tables() {
     assert!(out.starts_with("ring version 3, 256 partitions, 3 replicas, 1 of 2 storage nodes"), "{out}");
     assert!(out.contains("node-b  127.0.0.1:7102  z2         1  active  NO"), "{out}");
     assert!(out.contains("1.5 KiB"), "{out}");
+    assert!(out.contains("repair: no homes were compared yet\n"), "{out}");
     let (_, out, _) = server.run(&["ring", "--owners"]);
     assert!(out.contains("21.00%  20.00%  +5.0%") && out.contains("1  node-b node-a"), "{out}");
     let (_, out, _) = server.run(&["locate", "carts", "a/b"]);
@@ -361,6 +423,125 @@ fn the_cluster_is_shown_in_tables() {
         let (_, out, _) = server.run(&[words, &["-o", "json"]].concat());
         assert!(serde_json::from_str::<Value>(&out).unwrap().is_object());
     }
+}
+
+#[test]
+fn a_change_of_the_ring_is_planned_and_applied_at_the_version_it_was_planned_at() {
+    let server = Server::start();
+    let applied = || server.store.lock().unwrap().applied.clone();
+    let (exit, out, _) = server.run(&["plan", "leave", "node-a"]);
+    assert_eq!(exit, Exit::Done);
+    for part in [
+        "ring version 3: node-a leaves",
+        "210 of 768 slots, in 200 of 256 partitions; 200 have to, 1.05 times the least",
+        "keys        5",
+        "bytes       not known",
+        "98.5% now, 99.0% afterwards",
+        "node-a    210           0     0    210   0.0",
+        "settled         3        3                 0",
+    ] {
+        assert!(out.contains(part), "{part} in {out}");
+    }
+    let bodies: [(&[&str], Value); 6] = [
+        (&["weight", "node-b", "3"], json!({"weight": {"id": "node-b", "weight": 3}})),
+        (&["zone", "node-b", "z9"], json!({"zone": {"id": "node-b", "zone": "z9"}})),
+        (&["forget", "node-b", "--force"], json!({"forget": {"id": "node-b"}})),
+        (
+            &["join", "node-f", "h:1", "--zone", "z3", "--weight", "2"],
+            json!({"join": {"id": "node-f", "address": "h:1", "zone": "z3", "weight": 2}}),
+        ),
+        (&["cancel"], json!({"cancel": {}})),
+        (&["leave", "node-a"], json!({"leave": {"id": "node-a"}})),
+    ];
+    for (words, edit) in &bodies {
+        let (exit, out, err) = server.run(&[&["plan"], *words, &["-o", "json"]].concat());
+        assert_eq!(exit, Exit::Done, "{err}");
+        assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["plan"]["slots_moved"], 210);
+        assert!(applied().is_empty(), "a plan changes nothing");
+        let (exit, _, err) = server.run(&[&["node"], *words, &["--yes"]].concat());
+        assert_eq!(exit, Exit::Done, "{err}");
+        let force = words.contains(&"--force");
+        assert_eq!(applied(), [json!({"edits": [edit], "force": force, "ring_version": 3})]);
+        server.store.lock().unwrap().applied.clear();
+    }
+
+    let (exit, _, err) = server.run(&["node", "leave", "node-a"]);
+    assert_eq!((exit, err.contains("--yes")), (Exit::Usage, true), "{err}");
+    let (exit, _, err) = server.run(&["node", "leave", "node-a", "--yes", "--at", "2"]);
+    assert_eq!(exit, Exit::Failed);
+    assert!(err.contains("the ring is at version 3, not 2 (--at)"), "{err}");
+    let (exit, out, _) = server.run(&["node", "leave", "node-x", "--yes", "-o", "json"]);
+    assert_eq!(exit, Exit::Failed);
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["error"]["problem"]["status"], 404);
+    assert!(applied().is_empty());
+    for bad in [&["node", "leave", "A/"][..], &["plan", "weight", "a", "0"], &["node", "weight", "a", "1001"]]
+    {
+        assert!(Cli::try_parse_from([&["cartwheel"], bad].concat()).is_err(), "{bad:?}");
+    }
+
+    let words = ["node", "leave", "node-a", "--yes", "--at", "3", "--wait", "-o", "json"];
+    let (exit, out, err) = server.run(&words);
+    assert_eq!(exit, Exit::Done, "{err}");
+    let document: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&document["settled"], &document["ring_version"]), (&json!(true), &json!(5)));
+    assert!(err.contains("ring version 4: node-a leaves (step pending; waits for node-b)"), "{err}");
+    let (_, out, _) = server.run(&["ring"]);
+    assert!(
+        out.contains("evenness 98.5%") && out.contains("node-b leaves (step copied; all are ready)"),
+        "{out}"
+    );
+}
+
+#[test]
+fn a_member_is_replaced_only_once_it_is_gone() {
+    let server = Server::start();
+    let (exit, out, err) = server.run(&["node", "replace", "node-a"]);
+    assert_eq!((exit, out.as_str()), (Exit::Failed, ""));
+    assert!(err.contains("node-a seems to be alive at 127.0.0.1:7101"), "{err}");
+    let (exit, out, _) = server.run(&["node", "replace", "node-a", "--force"]);
+    assert_eq!((exit, out.contains("storage-node --id node-a")), (Exit::Done, true), "{out}");
+    let (exit, out, _) = server.run(&["node", "replace", "node-b", "-o", "json"]);
+    let document: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((exit, &document["alive"], &document["zone"]), (Exit::Done, &json!(false), &json!("z2")));
+    let (exit, _, err) = server.run(&["node", "replace", "node-x"]);
+    assert_eq!((exit, err.contains("node-x is not a member")), (Exit::Failed, true), "{err}");
+    assert!(server.last_request().starts_with("GET "), "the ring stays as it is");
+}
+
+#[test]
+fn a_repair_is_followed_to_its_end() {
+    let server = Server::start();
+    let (exit, out, err) = server.run(&["repair"]);
+    assert_eq!(exit, Exit::Done, "{err}");
+    assert!(server.store.lock().unwrap().requests.contains(&"{}".to_owned()));
+    assert!(
+        err.contains("0 of 1 nodes are done; 7 of 512 pairs compared, 3 keys differed, 2.0 KiB"),
+        "{err}"
+    );
+    assert!(out.contains("node-a   512/512          3       2       1  2.0 KiB  -"), "{out}");
+    let (exit, out, _) = server.run(&["repair", "--node", "node-a", "--partition", "17", "-o", "json"]);
+    let document: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((exit, &document["partition"]), (Exit::Done, &json!(17)));
+    let node = json!({"id": "node-a", "answered": true, "pairs": 512, "compared": 512, "differing": 3,
+        "pulled": 2, "pushed": 1, "bytes": 2048, "not_reached": [], "oldest_ms": 1000});
+    assert_eq!(document["nodes"], json!([node]));
+    let order = json!({"node": "node-a", "partition": 17}).to_string();
+    assert!(server.store.lock().unwrap().requests.contains(&order));
+
+    let (exit, out, _) = server.run(&["repair", "--no-wait"]);
+    assert_eq!((exit, out.as_str()), (Exit::Done, "asked: node-a\n"));
+    assert!(server.last_request().starts_with('{'), "nothing was asked after that");
+    let (_, out, _) = server.run(&["status"]);
+    assert!(out.contains("\nrepair: the oldest comparison of two homes was"), "{out}");
+    assert!(out.contains("(by node-a); 3 keys differed"), "{out}");
+
+    server.store.lock().unwrap().alone = true;
+    let (exit, _, err) = server.run(&["repair"]);
+    assert_eq!(exit, Exit::Failed);
+    assert!(err.contains("node-b could not be asked: not sent"), "{err}");
+    let (exit, _, err) = server.run(&["repair", "--node", "node-z"]);
+    assert_eq!(exit, Exit::Failed);
+    assert!(err.contains("No such member: node-z is no member"), "{err}");
 }
 
 #[test]

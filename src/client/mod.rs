@@ -7,8 +7,11 @@ mod hints;
 pub mod http;
 mod locate;
 mod namespace;
+mod node;
 mod output;
+mod plan;
 mod put;
+mod repair;
 mod ring;
 mod status;
 
@@ -28,8 +31,11 @@ pub use hints::HintsArgs;
 pub use http::{Client, Gateway, Reply};
 pub use locate::LocateArgs;
 pub use namespace::NamespaceArgs;
+pub use node::NodeArgs;
 pub use output::{Align, Format, Output, base64, printable, put_bytes, table};
+pub use plan::PlanArgs;
 pub use put::PutArgs;
+pub use repair::RepairArgs;
 pub use ring::RingArgs;
 pub use status::StatusArgs;
 
@@ -38,7 +44,10 @@ pub use get::run as get;
 pub use hints::run as hints;
 pub use locate::run as locate;
 pub use namespace::run as namespaces;
+pub use node::run as node;
+pub use plan::run as plan;
 pub use put::run as put;
+pub use repair::run as repair;
 pub use ring::run as ring;
 pub use status::run as status;
 

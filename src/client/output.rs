@@ -87,6 +87,22 @@ impl Output {
         matches!(self, Output::Process) && io::stderr().is_terminal()
     }
 
+    /// Can a person be asked?
+    pub fn can_ask(&self) -> bool {
+        self.has_terminal() && io::stdin().is_terminal()
+    }
+
+    /// Asks a person on the terminal; anything but `y` or `yes` is a no.
+    pub fn ask(&mut self, question: &str) -> bool {
+        if !self.can_ask() {
+            return false;
+        }
+        let _ = io::stderr().lock().write_all(format!("{question} [y/N] ").as_bytes());
+        let mut answer = String::new();
+        let read = io::stdin().read_line(&mut answer);
+        read.is_ok() && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
+    }
+
     /// Says how far long work is: in place of what was said before on a terminal, as a line elsewhere.
     pub fn progress(&mut self, text: &str) {
         if self.has_terminal() {

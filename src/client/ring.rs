@@ -4,6 +4,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::node::Pending;
 use super::status::{cell, read};
 use super::{Align, Common, Exit, Failure, Format, Output};
 
@@ -27,6 +28,10 @@ struct Ring {
     replicas: u64,
     #[serde(default)]
     hash_seed: Value,
+    #[serde(default)]
+    efficiency_permille: Option<u64>,
+    #[serde(default)]
+    pending_change: Option<Pending>,
     members: Vec<Member>,
     #[serde(default)]
     owners: Vec<Vec<String>>,
@@ -49,6 +54,12 @@ struct Member {
     fair_share: f64,
     #[serde(default)]
     tokens: Option<u64>,
+    #[serde(default)]
+    keys: Option<u64>,
+    #[serde(default)]
+    key_share: Option<f64>,
+    #[serde(default)]
+    next_partitions: Option<u64>,
 }
 
 /// Runs `cartwheel ring`.
@@ -86,6 +97,9 @@ fn text(ring: &Ring, owners: bool) -> String {
                 percent(member.share),
                 percent(member.fair_share),
                 off,
+                member.keys.map_or_else(|| "-".to_owned(), |keys| keys.to_string()),
+                member.key_share.map_or_else(|| "-".to_owned(), percent),
+                member.next_partitions.map_or_else(|| "-".to_owned(), |next| next.to_string()),
             ]
         })
         .collect();
@@ -99,15 +113,26 @@ fn text(ring: &Ring, owners: bool) -> String {
         ("SHARE", Align::Right),
         ("FAIR", Align::Right),
         ("OFF", Align::Right),
+        ("KEYS", Align::Right),
+        ("KEY SHARE", Align::Right),
+        ("NEXT", Align::Right),
     ];
     let mut text = format!(
-        "ring version {}, {} partitions, {} replicas, hash seed {}\n\n{}",
+        "ring version {}, {} partitions, {} replicas, hash seed {}{}\n\n{}",
         ring.version,
         ring.partitions,
         ring.replicas,
         super::printable(&cell(&ring.hash_seed)),
+        ring.efficiency_permille.map_or_else(String::new, |permille| format!(
+            ", evenness {}.{}%",
+            permille / 10,
+            permille % 10
+        )),
         super::table(&header, &rows)
     );
+    if let Some(change) = &ring.pending_change {
+        text.push_str(&format!("\npending change: {}\n", change.line()));
+    }
     if owners {
         let rows: Vec<Vec<String>> = ring
             .owners

@@ -4,6 +4,10 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::Value;
 
+use cartwheel_cluster::seams::Seams;
+
+use super::node::Pending;
+use super::repair::{Repair, age};
 use super::{Align, Common, Exit, Failure, Format, Output};
 
 /// Show the cluster's members and their state
@@ -26,6 +30,8 @@ struct Cluster {
     members: Vec<Member>,
     #[serde(default)]
     pending_change: Value,
+    #[serde(default)]
+    change: Option<Pending>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -40,6 +46,8 @@ struct Member {
     #[serde(default)]
     state: String,
     #[serde(default)]
+    dead: bool,
+    #[serde(default)]
     reachable: bool,
     #[serde(default)]
     standing: Option<String>,
@@ -53,6 +61,8 @@ struct Member {
     memtable_bytes: Option<u64>,
     #[serde(default)]
     segments: Option<u64>,
+    #[serde(default)]
+    repair: Option<Repair>,
 }
 
 /// Hints that a member keeps for another.
@@ -71,7 +81,9 @@ pub async fn run(args: &StatusArgs, output: &mut Output) -> Result<Exit, Failure
     let document = reply.json()?;
     match args.common.output {
         Format::Json => output.json(&document)?,
-        Format::Text => output.raw(text(&read(document)?).as_bytes())?,
+        Format::Text => {
+            output.raw(text(&read(document)?, Seams::real().clock.now_ms()).as_bytes())?;
+        }
     }
     Ok(Exit::Done)
 }
@@ -94,7 +106,22 @@ pub(super) fn cell(value: &Value) -> String {
     }
 }
 
-fn text(cluster: &Cluster) -> String {
+/// When the homes last compared what they hold, and what differed then.
+fn repair(members: &[Member], now_ms: u64) -> String {
+    let known =
+        || members.iter().filter_map(|m| Some((m, m.repair.as_ref()?))).filter(|(_, r)| r.oldest_ms > 0);
+    let Some((member, oldest)) = known().min_by_key(|(_, repair)| repair.oldest_ms) else {
+        return "repair: no homes were compared yet\n".to_owned();
+    };
+    let differing: u64 = known().map(|(_, repair)| repair.differing).sum();
+    format!(
+        "repair: the oldest comparison of two homes was {} (by {}); {differing} keys differed in the last ones\n",
+        age(now_ms, oldest.oldest_ms),
+        super::printable(&member.id)
+    )
+}
+
+fn text(cluster: &Cluster, now_ms: u64) -> String {
     let reachable = cluster.members.iter().filter(|member| member.reachable).count();
     let dash = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let rows: Vec<Vec<String>> = cluster
@@ -106,7 +133,7 @@ fn text(cluster: &Cluster) -> String {
                 member.address.clone(),
                 member.zone.clone(),
                 cell(&member.weight),
-                member.state.clone(),
+                if member.dead { "forgotten".to_owned() } else { member.state.clone() },
                 if member.reachable { "yes" } else { "NO" }.to_owned(),
                 member.standing.clone().filter(|_| member.reachable).unwrap_or_else(|| "-".to_owned()),
                 dash(member.reachable.then(|| member.hints.iter().map(|kept| kept.keys).sum())),
@@ -139,7 +166,10 @@ fn text(cluster: &Cluster) -> String {
         cluster.members.len(),
         super::table(&header, &rows)
     );
-    if !cluster.pending_change.is_null() {
+    text.push_str(&format!("\n{}", repair(&cluster.members, now_ms)));
+    if let Some(change) = &cluster.change {
+        text.push_str(&format!("\npending change: {}\n", change.line()));
+    } else if !cluster.pending_change.is_null() {
         text.push_str(&format!("\npending change: {}\n", super::printable(&cell(&cluster.pending_change))));
     }
     text

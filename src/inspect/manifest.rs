@@ -16,7 +16,7 @@ use crate::units::human_size;
 /// Options of `cartwheel inspect manifest`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Example:\n  cartwheel inspect manifest node-a\n  cartwheel inspect manifest node-a --version 17 -o json\n\nHashes are shown by their first 8 digits; -o json has all of them. BORN is when the newest of its records was put into the bucket; '-' is when the object was. The last eight versions stay."
+    after_help = "Example:\n  cartwheel inspect manifest node-a\n  cartwheel inspect manifest node-a --version 17 -o json\n\nHashes are shown by their first 8 digits; -o json has all of them. BORN is when the newest of its records was put into the bucket; '-' is when the object was. Objects that are shown with the name of another node are borrowed from it: only the hashes shown count. The last eight versions stay."
 )]
 pub struct ManifestArgs {
     /// The storage node
@@ -63,6 +63,8 @@ fn value(manifest: &Manifest) -> Value {
         let entry = |e: &SegmentEntry| {
             json!({
                 "object": e.object,
+                "owner": e.owner(),
+                "only": e.only,
                 "run": e.run,
                 "first": e.first,
                 "last": e.last,
@@ -86,6 +88,7 @@ fn value(manifest: &Manifest) -> Value {
         "epoch": manifest.epoch,
         "put_id": manifest.put_id,
         "written": utc_value(manifest.written_ms),
+        "ended": manifest.ended,
         "segments": entries(&manifest.segments),
         "graves": entries(&manifest.graves),
         "dropped": dropped,
@@ -102,6 +105,9 @@ fn text(manifest: &Manifest) -> String {
         utc(m.written_ms),
         printable(&m.put_id)
     );
+    if m.ended {
+        text.push_str("the process that wrote it has ended; all that the node had acknowledged is here\n");
+    }
     for (title, entries) in [("segments, oldest first", &m.segments), ("graves", &m.graves)] {
         if entries.is_empty() {
             text.push_str(&format!("\nno {}\n", title.split(',').next().unwrap_or(title)));
@@ -119,7 +125,9 @@ fn text(manifest: &Manifest) -> String {
             ("BORN", Align::Left),
         ];
         let rows: Vec<Vec<String>> = entries.iter().map(|entry| row(m, entry)).collect();
-        let sums = format!("{count} objects, {records} records, {}", human_size(bytes));
+        let theirs = entries.iter().filter(|e| e.owner() != Some(m.node.as_str())).count();
+        let borrowed = if theirs > 0 { format!("; {theirs} borrowed") } else { String::new() };
+        let sums = format!("{count} objects, {records} records, {}{borrowed}", human_size(bytes));
         text.push_str(&format!("\n{title}: {sums}\n{}", table(&header, &rows)));
     }
     if !m.dropped.is_empty() {
@@ -145,11 +153,14 @@ fn short(manifest: &Manifest, object: &str) -> String {
 
 fn row(manifest: &Manifest, entry: &SegmentEntry) -> Vec<String> {
     let digits = |hash: &cartwheel_core::hash::KeyHash| hash.to_string()[..8].to_owned();
+    let ranges = entry.ranges();
+    let ranges: Vec<String> =
+        ranges.iter().map(|range| format!("{}-{}", digits(&range.first), digits(&range.last))).collect();
     let run = if entry.run == entry.object { "itself".to_owned() } else { short(manifest, &entry.run) };
     vec![
         short(manifest, &entry.object),
         run,
-        format!("{}-{}", digits(&entry.first), digits(&entry.last)),
+        ranges.join(","),
         entry.records.to_string(),
         human_size(entry.bytes),
         utc(entry.born_ms),
@@ -182,6 +193,22 @@ mod tests {
 
         let second = gather(&*world.bucket, &node, Some(2)).await.unwrap();
         assert_eq!((second.version, second.segments.len()), (2, 0));
+    }
+
+    #[tokio::test]
+    async fn what_is_borrowed_is_shown_with_its_owner_and_its_ranges() {
+        let world = World::new().await;
+        let (object, part) = world.lend("node-b").await;
+        let manifest = gather(&*world.bucket, &NodeId::new("node-b").unwrap(), None).await.unwrap();
+        let text = text(&manifest);
+        let shown = part.only.iter().map(|range| range.first.to_string()[..8].to_owned());
+        for part in shown.chain([object.clone(), "; 1 borrowed".to_owned()]) {
+            assert!(text.contains(&part), "{part}: {text}");
+        }
+        let value = value(&manifest);
+        let entries = value["segments"].as_array().unwrap();
+        let entry = entries.iter().find(|entry| entry["object"] == object.as_str()).unwrap();
+        assert_eq!((&entry["owner"], entry["only"].as_array().unwrap().len()), (&"node-a".into(), 1));
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! `cartwheel scrub`: reads everything that counts in the bucket and verifies it.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use clap::Args;
@@ -104,6 +105,7 @@ pub async fn run(args: &ScrubArgs, output: &mut Output) -> Result<Exit, Failure>
         pace: Pace::new(args.bytes_per_second),
         watcher: Progress { output, told: Instant::now() },
         report: Report::default(),
+        read: HashSet::new(),
     };
     let done = scrub.all(args.node.as_ref()).await;
     let report = scrub.report;
@@ -149,6 +151,8 @@ struct Scrub<'a, W> {
     pace: Pace,
     watcher: W,
     report: Report,
+    /// Objects that were read: what one node has borrowed from another is read once.
+    read: HashSet<String>,
 }
 
 impl<W: Watcher> Scrub<'_, W> {
@@ -184,7 +188,8 @@ impl<W: Watcher> Scrub<'_, W> {
             }
         }
         for object in &inventory.objects {
-            if object.state.counts() || object.state == State::Unclear {
+            let is_new = !self.read.contains(&object.name);
+            if is_new && (object.state.counts() || object.state == State::Unclear) {
                 let entry = object.entry.as_ref();
                 if !self.object(node, &object.name, object.bytes, entry).await? {
                     let named = entry.is_some() && !inventory.is_outdated(self.bucket).await?;
@@ -226,6 +231,7 @@ impl<W: Watcher> Scrub<'_, W> {
             read = verification.bytes_read();
         }
         let verified = verification.finish();
+        self.read.insert(name.to_owned());
         self.report.objects += 1;
         self.report.records += verified.records;
         if !verified.is_sound() {
@@ -320,7 +326,9 @@ mod tests {
 
     async fn scrub_at(world: &World, rate: Option<u64>) -> Report {
         let (pace, report) = (Pace::new(rate), Report::default());
-        let mut scrub = Scrub { bucket: &*world.bucket, seed: Some(SEED), pace, watcher: Nobody, report };
+        let read = HashSet::new();
+        let mut scrub =
+            Scrub { bucket: &*world.bucket, seed: Some(SEED), pace, watcher: Nobody, report, read };
         scrub.all(None).await.unwrap();
         scrub.report
     }
@@ -351,6 +359,27 @@ mod tests {
             report.text()
         );
         assert_eq!(report.value()["sound"], true);
+    }
+
+    /// Once, whoever names it; and as long as anybody does.
+    #[tokio::test]
+    async fn what_is_borrowed_is_read_once() {
+        let world = World::new().await;
+        let before = scrub(&world).await;
+        let (object, _) = world.lend("node-b").await;
+        let report = scrub(&world).await;
+        assert_eq!(
+            (report.objects, report.records, report.bytes),
+            (before.objects, before.records, before.bytes)
+        );
+        world.flip(&object, 20).await;
+        assert_eq!(scrub(&world).await.wrong.len(), 1);
+        let mut manifest = world.manifest("node-a", 3).await;
+        manifest.version = 4;
+        manifest.segments.retain(|entry| entry.object != object);
+        world.put_manifest(&manifest).await;
+        let wrong = scrub(&world).await.wrong;
+        assert_eq!((wrong.len(), wrong[0].node.as_str()), (1, "node-b"));
     }
 
     #[tokio::test]

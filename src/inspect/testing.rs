@@ -11,10 +11,12 @@ use cartwheel_core::container::Container;
 use cartwheel_core::hash::{KeyHash, checksum};
 use cartwheel_core::manifest::{Dropped, Manifest, SegmentEntry};
 use cartwheel_core::names::{Key, Namespace, NodeId};
+use cartwheel_core::ranges::HashRange;
 use cartwheel_core::record::{Brief, Record, Value, Version};
 use cartwheel_core::ring::{Change, Member, MemberState, RingDocument};
 use cartwheel_core::segment::{BuiltSegment, SegmentBuilder};
 use cartwheel_segments::RecordKey;
+use cartwheel_segments::manifests::newest;
 
 /// The cluster's hash seed.
 pub(super) const SEED: u64 = 7;
@@ -165,6 +167,21 @@ impl World {
         self.bucket.put(&object, manifest.to_json().into()).await.unwrap();
     }
 
+    /// `node` borrows the lower half of the first merged segment of node-a; gives its name and what is said of it.
+    pub(super) async fn lend(&self, node: &str) -> (String, SegmentEntry) {
+        let lent = self.manifest("node-a", 3).await.segments;
+        let entry = lent.into_iter().find(|entry| entry.object == self.compacted[0]).unwrap();
+        let middle = KeyHash(entry.first.0 + (entry.last.0 - entry.first.0) / 2);
+        let part = entry.restricted_to(&[HashRange { first: KeyHash(0), last: middle }]).unwrap();
+        let newest = newest(&*self.bucket, &NodeId::new(node).unwrap()).await.unwrap();
+        let mut manifest =
+            newest.unwrap_or_else(|| Manifest::new(NodeId::new(node).unwrap(), 0, 1, "x".to_owned(), 0));
+        manifest.version += 1;
+        manifest.segments.push(part.clone());
+        self.put_manifest(&manifest).await;
+        (part.object.clone(), part)
+    }
+
     /// The manifest of `node`, to be changed and put again.
     pub(super) async fn manifest(&self, node: &str, version: u64) -> Manifest {
         let object = Manifest::object_name(&NodeId::new(node).unwrap(), version);
@@ -179,6 +196,8 @@ impl World {
             zone: "default".to_owned(),
             weight: 1,
             state: MemberState::Active,
+            becomes: None,
+            dead: false,
         };
         let members = members.iter().map(member).collect();
         let changed = Change { at_ms: 1, by: "a test".to_owned(), what: "found the cluster".to_owned() };

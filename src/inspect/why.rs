@@ -13,7 +13,7 @@ use cartwheel_cluster::membership::{self, MembershipError, View};
 use cartwheel_cluster::seams::Seams;
 use cartwheel_core::container::Container;
 use cartwheel_core::hash::KeyHash;
-use cartwheel_core::manifest::SegmentEntry;
+use cartwheel_core::manifest::{SegmentEntry, owner_of_object};
 use cartwheel_core::names::{Key, Namespace, NodeId};
 use cartwheel_core::record::Version;
 use cartwheel_core::ring::Ring;
@@ -173,7 +173,7 @@ async fn look(
         merged: Container::default(),
     };
     home.wrong.extend(inventory.unreadable.map(|error| error.to_string()));
-    let covers = |entry: &&SegmentEntry| (entry.first..=entry.last).contains(&key.hash);
+    let covers = |entry: &&SegmentEntry| entry.covers(key.hash);
     let missing = inventory.missing.iter().filter(covers);
     home.wrong.extend(missing.map(|entry| format!("{} is named and missing", entry.object)));
     objects.retain(|(segment, ..)| segment.covers(key.hash));
@@ -215,6 +215,7 @@ impl Home {
         let found = self.found.iter().map(|found| {
             let mut value = container_value(&found.container);
             value["object"] = Value::from(found.object.clone());
+            value["owner"] = Value::from(owner_of_object(&found.object));
             value["state"] = Value::from(found.state);
             value["counts"] = Value::from(found.counts);
             value
@@ -245,7 +246,11 @@ impl Home {
             text.push_str(&format!("  NOT READ  {}\n", printable(wrong)));
         }
         for found in &self.found {
-            let leaves = if found.counts { "" } else { " (does not count)" };
+            let leaves = match owner_of_object(&found.object) {
+                Some(owner) if owner != self.id.as_str() => format!(" (borrowed from {owner})"),
+                _ if found.counts => String::new(),
+                _ => " (does not count)".to_owned(),
+            };
             text.push_str(&format!(
                 "  {:<8}  {}{leaves}\n            clock {}\n",
                 found.state,
@@ -388,6 +393,23 @@ mod tests {
         assert!(never.homes.iter().all(|home| home.found.is_empty() && home.wrong.is_empty()));
         assert_eq!(answer(&never.merged, NOW).1, "404: never seen");
         assert!(home(&never, "node-a").in_range < home(&never, "node-a").objects, "ranges leave some out");
+    }
+
+    #[tokio::test]
+    async fn what_is_borrowed_counts_within_its_ranges() {
+        let world = World::new().await;
+        let (object, part) = world.lend("node-b").await;
+        let mut shown = [0, 0];
+        for n in 0..40 {
+            let why = why(&world, &format!("key-{n}")).await;
+            let b = home(&why, "node-b");
+            let is_shown = b.found.iter().any(|found| found.object == object);
+            let is_in = home(&why, "node-a").found.iter().any(|found| found.object == object);
+            assert_eq!(is_shown, is_in && part.covers(why.hash), "key-{n}");
+            assert_eq!(is_shown, why.text().contains("(borrowed from node-a)"));
+            shown[usize::from(is_shown)] += 1;
+        }
+        assert!(shown[0] > 20 && shown[1] > 3, "{shown:?}");
     }
 
     #[tokio::test]

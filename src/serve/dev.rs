@@ -36,6 +36,10 @@ pub struct DevArgs {
     #[arg(long, value_name = "COUNT", env = "CARTWHEEL_NODES", default_value_t = 5,
           value_parser = clap::value_parser!(u8).range(1..=26))]
     pub nodes: u8,
+    /// Storage nodes that a new cluster is expected to grow to: that chooses the number of partitions (1 to 1024)
+    #[arg(long, value_name = "COUNT", env = "CARTWHEEL_EXPECT_NODES",
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub expect_nodes: Option<u32>,
     /// Gateways; each further one listens one port higher (1 to 16)
     #[arg(long, value_name = "COUNT", env = "CARTWHEEL_GATEWAYS", default_value_t = 1,
           value_parser = clap::value_parser!(u8).range(1..=16))]
@@ -203,15 +207,19 @@ async fn node_configs(
         });
     }
     if known.is_none() {
-        let document = found(&configs, outside).map_err(failed)?;
+        let document = found(&configs, args.expect_nodes, outside).map_err(failed)?;
         membership::create(&*outside.bucket, &document).await.map_err(failed)?;
     }
     Ok(configs)
 }
 
-fn found(configs: &[NodeConfig], outside: &Outside) -> Result<RingDocument, membership::MembershipError> {
+fn found(
+    configs: &[NodeConfig],
+    expected: Option<u32>,
+    outside: &Outside,
+) -> Result<RingDocument, membership::MembershipError> {
     let count = u32::try_from(configs.len()).unwrap_or(1);
-    let founding = Founding { replicas: count.min(REPLICAS), ..Founding::default() };
+    let founding = Founding { replicas: count.min(REPLICAS), ..storage_node::founding(None, expected) };
     let members = configs
         .iter()
         .map(|config| Member {
@@ -220,6 +228,8 @@ fn found(configs: &[NodeConfig], outside: &Outside) -> Result<RingDocument, memb
             zone: config.zone.clone(),
             weight: config.weight,
             state: MemberState::Active,
+            becomes: None,
+            dead: false,
         })
         .collect();
     membership::found(&outside.seams, founding, members, "cartwheel dev")

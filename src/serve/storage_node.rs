@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use cartwheel_bucket::S3Options;
 use cartwheel_cluster::membership::Founding;
 use cartwheel_core::names::NodeId;
+use cartwheel_core::ring::{DEFAULT_TOKENS, MAX_PARTITIONS};
 use cartwheel_storage_node::disk::{Disk, FileDisk};
 use cartwheel_storage_node::{NodeConfig, StartError};
 
@@ -78,6 +79,10 @@ pub struct StorageNodeArgs {
     #[arg(long, value_name = "DURATION", env = "CARTWHEEL_REAP_AFTER", default_value = "10m",
           value_parser = crate::units::duration_between(Duration::from_secs(1), Duration::from_secs(365 * 86_400)))]
     pub reap_after: Duration,
+    /// How often it compares what it holds with each other home (1s to 7d)
+    #[arg(long, value_name = "DURATION", env = "CARTWHEEL_REPAIR_EVERY", default_value = "1m",
+          value_parser = crate::units::duration_between(Duration::from_secs(1), Duration::from_secs(7 * 86_400)))]
+    pub repair_every: Duration,
     /// May the node add itself to the ring?
     #[arg(long, value_name = "WHEN", env = "CARTWHEEL_JOIN", default_value = "auto", value_enum)]
     pub join: Join,
@@ -85,12 +90,35 @@ pub struct StorageNodeArgs {
     #[arg(long, value_name = "N", env = "CARTWHEEL_REPLICAS", default_value_t = 3,
           value_parser = clap::value_parser!(u32).range(1..=7))]
     pub replicas: u32,
-    /// Partitions, if this node founds the cluster: a power of two (at most 65536)
-    #[arg(long, value_name = "Q", env = "CARTWHEEL_PARTITIONS", default_value_t = 256)]
-    pub partitions: u32,
+    /// Storage nodes that the cluster is expected to grow to, if this node founds it: that chooses --partitions (1 to
+    /// 1024)
+    #[arg(long, value_name = "COUNT", env = "CARTWHEEL_EXPECT_NODES", conflicts_with = "partitions",
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub expect_nodes: Option<u32>,
+    /// Partitions, if this node founds the cluster: a power of two (at most 65536), for good [default: 256]
+    #[arg(long, value_name = "Q", env = "CARTWHEEL_PARTITIONS", value_parser = partitions)]
+    pub partitions: Option<u32>,
+    /// Tokens for each unit of weight, if this node founds the cluster (1 to 1024)
+    #[arg(long, value_name = "T", env = "CARTWHEEL_TOKENS", default_value_t = DEFAULT_TOKENS,
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub tokens: u32,
     /// Go on with a store that does not honour conditional creates
     #[arg(long, env = "CARTWHEEL_UNSAFE_NO_CAS")]
     pub unsafe_no_cas: bool,
+}
+
+/// Reads a number of partitions.
+fn partitions(text: &str) -> Result<u32, String> {
+    let number: Option<u32> = text.parse().ok();
+    let fits = number.filter(|q| q.is_power_of_two() && *q <= MAX_PARTITIONS);
+    fits.ok_or_else(|| format!("a power of two from 1 to {MAX_PARTITIONS}"))
+}
+
+/// How a cluster is founded that is expected to grow to so many nodes; Q can also be said.
+pub(crate) fn founding(partitions: Option<u32>, expected: Option<u32>) -> Founding {
+    let default = Founding::default();
+    let partitions = partitions.or(expected.map(Founding::partitions_for)).unwrap_or(default.partitions);
+    Founding { partitions, ..default }
 }
 
 /// May a node add itself to the ring?
@@ -136,10 +164,15 @@ async fn run(args: StorageNodeArgs, output: &mut Output) -> Result<Exit, Failure
         metrics: Some(metrics.text()),
         delete_after: args.delete_after,
         reap_after: args.reap_after,
+        repair_every: args.repair_every,
         flush_interval: args.flush_interval,
         hint_bytes: args.hint_bytes,
         flush_bytes: usize::try_from(args.flush_bytes).unwrap_or(usize::MAX),
-        founding: Founding { replicas: args.replicas, partitions: args.partitions, ..Founding::default() },
+        founding: Founding {
+            replicas: args.replicas,
+            tokens: args.tokens,
+            ..founding(args.partitions, args.expect_nodes)
+        },
         may_join: args.join == Join::Auto,
         unsafe_no_cas: args.unsafe_no_cas,
         ..NodeConfig::new(args.id, args.listen)
@@ -170,5 +203,39 @@ pub(crate) fn explain(error: &StartError) -> Failure {
     match error {
         StartError::Bucket(_) => Failure::unreachable(error.to_string()),
         _ => Failure::failed(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn founded(flags: &[&str]) -> Result<u32, String> {
+        let words = ["cartwheel", "storage-node", "--id", "a", "--bucket", "s3://b"];
+        let cli = Cli::try_parse_from([&words, flags].concat()).map_err(|e| e.to_string())?;
+        let Command::StorageNode(args) = cli.command else { unreachable!() };
+        Ok(founding(args.partitions, args.expect_nodes).partitions)
+    }
+
+    #[test]
+    fn partitions_are_said_or_follow_from_the_expected_size() {
+        assert_eq!(founded(&[]), Ok(256));
+        assert_eq!(founded(&["--partitions", "1024"]), Ok(1024));
+        assert_eq!(founded(&["--expect-nodes", "30"]), Ok(1024));
+        for (bad, word) in [
+            (&["--partitions", "100"][..], "a power of two"),
+            (&["--partitions", "131072"], "65536"),
+            (&["--expect-nodes", "0"], "--expect-nodes"),
+            (&["--expect-nodes", "1025"], "--expect-nodes"),
+            (&["--tokens", "1025"], "--tokens"),
+            (&["--partitions", "64", "--expect-nodes", "8"], "cannot be used with"),
+        ] {
+            let error = founded(bad).unwrap_err();
+            assert!(error.contains(word), "{bad:?}: {error}");
+        }
     }
 }

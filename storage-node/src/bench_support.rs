@@ -120,6 +120,7 @@ impl Node {
             settle: Duration::ZERO,
             wake: Arc::default(),
             damaged: Default::default(),
+            give_away: None,
         };
         Ok(Self { me, compactor })
     }

@@ -8,6 +8,7 @@
 //!    what is uploaded in between is then seen twice, never missed. Holders that are dead left theirs there.
 //! 3. A process that lost its disk asks the other homes for what came in since it last held everything. It has no
 //!    vote on a partition until so many of them have answered that every acknowledged write is among what they hold.
+//!    For a home that can't be asked, what it has in the bucket answers: all of it, if it ended cleanly.
 //! 4. Now it counts. Only once everything is in its own segments the hints are let go of. A process that kept its
 //!    disk, but did not end cleanly, asks the other homes now: it may lack what was acknowledged from memory.
 
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use cartwheel_bucket::{BucketError, SharedBucket, list_all};
 use cartwheel_cluster::gossip::GossipHandle;
 use cartwheel_cluster::membership::{Follower, View};
+use cartwheel_core::merkle::Span;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::ring::Member;
@@ -35,6 +37,7 @@ use crate::disk::Disk;
 use crate::epoch::Incarnation;
 use crate::hints::Hints;
 use crate::loss::{Loss, held_object, own};
+use crate::repair::image::{Brought, Image, ImageError};
 use crate::segments::hints::hint_prefix;
 use crate::segments::records_of;
 use crate::standing::Stand;
@@ -111,6 +114,8 @@ struct Progress {
     told: bool,
     /// All that may have been lost is here again.
     whole: bool,
+    /// When the objects of homes that could not be asked were last looked at.
+    looked_at: BTreeMap<NodeId, Instant>,
 }
 
 impl CatchUp {
@@ -417,10 +422,14 @@ impl CatchUp {
                 let view = &view;
                 async move {
                     let pulled = self.pull_all(&address, view.version(), &partitions, *age).await;
-                    (node, pulled)
+                    (node, partitions, pulled)
                 }
             });
-            for (node, pulled) in join_all(pulls).await {
+            for (node, asked, mut pulled) in join_all(pulls).await {
+                let rest: Vec<u32> = asked.into_iter().filter(|p| !pulled.contains(p)).collect();
+                if *disk && !rest.is_empty() && self.bring(&node, &rest, &view, progress).await {
+                    pulled.extend(rest);
+                }
                 for partition in pulled {
                     progress.consulted.entry(partition).or_default().insert(node.clone());
                 }
@@ -440,6 +449,35 @@ impl CatchUp {
             }
         }
         progress.whole = self.tell_whole(progress).await;
+    }
+
+    /// Takes in what a home that can't be asked has in the bucket of these partitions; was that all it acknowledged?
+    async fn bring(&self, node: &NodeId, partitions: &[u32], view: &View, progress: &mut Progress) -> bool {
+        let lately = progress.looked_at.get(node).is_some_and(|at| at.elapsed() < LOOK);
+        // Before the index is complete all of it would be read, and not only what differs.
+        if lately || !self.copier.engine.index_complete() {
+            return false;
+        }
+        progress.looked_at.insert(node.clone(), Instant::now());
+        let bringing = async {
+            let image = Image::open(&self.bucket, node).await?;
+            let mut brought = Brought::default();
+            for partition in partitions {
+                let span = Span::of_partition(*partition, view.current.partitions());
+                brought += image.bring(&self.copier, span).await?;
+            }
+            Ok::<_, ImageError>((image.is_whole, brought))
+        };
+        match bringing.await {
+            Ok((whole, Brought { leaves, records, bytes })) => {
+                tracing::info!(%node, whole, leaves, records, bytes, "took in what it has in the bucket");
+                whole
+            }
+            Err(error) => {
+                tracing::warn!(%node, %error, "can't take in what it has in the bucket");
+                false
+            }
+        }
     }
 
     /// Says in the bucket that everything promised is held here; `false` if that has to be tried again.

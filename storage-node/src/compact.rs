@@ -25,6 +25,7 @@ use cartwheel_core::record::{Brief, Record, Version};
 use cartwheel_core::segment::{BuiltSegment, ClockColumn, SegmentBuilder, SegmentMeta};
 
 use crate::engine::{Engine, Reaped};
+use crate::give_away::GiveAway;
 use crate::ledger::{Committed, Ledger, Working};
 use crate::memtable::RecordKey;
 use crate::pace::Pace;
@@ -56,6 +57,8 @@ pub(crate) struct Compactor {
     pub(crate) wake: Arc<Notify>,
     /// Segments that can't be read.
     pub(crate) damaged: Mutex<BTreeSet<String>>,
+    /// Forgets what others hold now, between merges.
+    pub(crate) give_away: Option<Arc<GiveAway>>,
 }
 
 /// Why a merge did not come to its end.
@@ -82,12 +85,18 @@ struct RunOf {
     amount: Amount,
     groups: Option<(u32, u32)>,
     settled: bool,
+    borrowed: bool,
 }
 
 impl Compactor {
     /// Merges whenever that is worthwhile, until the process ends.
     pub(crate) async fn run(self) {
         loop {
+            if let Some(give_away) = &self.give_away
+                && let Err(why) = give_away.once().await
+            {
+                tracing::warn!(%why, "can't forget what others hold now yet");
+            }
             let pause = match self.once().await {
                 Ok(true) => continue,
                 Ok(false) => LOOK.min(self.settle.max(Duration::from_millis(500))),
@@ -107,6 +116,13 @@ impl Compactor {
         if !self.engine.index_complete() || self.engine.is_fenced() {
             return Ok(false);
         }
+        let theirs = |grave: &&Arc<Segment>| !self.ledger.is_own(&grave.object) && !self.is_damaged(grave);
+        let graves = self.engine.graves.segments.all();
+        let borrowed: Vec<Arc<Segment>> = graves.iter().filter(theirs).take(MAX_INPUTS).cloned().collect();
+        if !borrowed.is_empty() {
+            self.merge_graves(&borrowed).await.inspect_err(|error| self.note_damage(error))?;
+            return Ok(true);
+        }
         let all = self.engine.segments.all();
         let runs = self.runs(&all).await?;
         let expired = self.seams.clock.now_ms().saturating_sub(EXPIRED_FOR);
@@ -116,12 +132,7 @@ impl Compactor {
         if let Some(plan) = plan(&Picture { runs: &seen, live: &live, reapable: &reapable }) {
             let inputs: Vec<Arc<Segment>> =
                 plan.inputs.iter().flat_map(|at| &runs[*at].segments).cloned().collect();
-            let merged = self.merge(&inputs, &plan).await;
-            if let Err(CompactError::Segment(SegmentError::Damaged { object, error })) = &merged {
-                tracing::error!(%object, %error, "a segment is damaged; it is left as it is, and not merged any more");
-                self.damaged.lock().insert(object.clone());
-            }
-            merged?;
+            self.merge(&inputs, &plan).await.inspect_err(|error| self.note_damage(error))?;
             return Ok(true);
         }
         let graves = self.engine.graves.segments.all();
@@ -132,6 +143,17 @@ impl Compactor {
             return Ok(true);
         }
         Ok(false)
+    }
+
+    fn is_damaged(&self, segment: &Segment) -> bool {
+        self.damaged.lock().contains(&segment.object)
+    }
+
+    fn note_damage(&self, error: &CompactError) {
+        if let CompactError::Segment(SegmentError::Damaged { object, error }) = error {
+            tracing::error!(%object, %error, "a segment is damaged; it is left as it is, and not merged any more");
+            self.damaged.lock().insert(object.clone());
+        }
     }
 
     /// The runs, oldest first.
@@ -145,10 +167,15 @@ impl Compactor {
                 Err(SegmentError::Damaged { .. }) => continue,
                 Err(error) => return Err(error.into()),
             };
-            if self.damaged.lock().contains(&segment.object) {
+            if self.is_damaged(segment) {
                 damaged.insert(entry.run.clone());
             }
-            let groups = (group_of(entry.first), group_of(entry.last));
+            let (first, last) = match &*entry.only {
+                [] => (entry.first, entry.last),
+                [first, .., last] => (first.first, last.last),
+                [one] => (one.first, one.last),
+            };
+            let groups = (group_of(first), group_of(last));
             let settled = segment.born.is_none_or(|born| now.saturating_duration_since(born) >= self.settle);
             let at = match runs.iter().position(|(run, _)| *run == entry.run) {
                 Some(at) => at,
@@ -159,9 +186,14 @@ impl Compactor {
             };
             let run = &mut runs[at].1;
             run.segments.push(Arc::clone(segment));
-            run.amount.bytes += entry.bytes;
-            run.amount.records += entry.records;
+            // Of its own what is not needed any more takes room all the same.
+            let amount = match self.ledger.is_own(&segment.object) {
+                true => Amount { bytes: entry.bytes, records: entry.records },
+                false => Amount::of(entry),
+            };
+            run.amount = [run.amount, amount].into_iter().sum();
             run.settled &= settled;
+            run.borrowed |= !self.ledger.is_own(&segment.object);
             run.groups = Some(match run.groups {
                 Some((low, high)) => (low.min(groups.0), high.max(groups.1)),
                 None => groups,
@@ -327,9 +359,14 @@ impl Compactor {
         Ok(())
     }
 
-    /// Begins a merge.
+    /// Begins a merge. With other ranges of a segment that is borrowed it is another one: the pieces of an earlier try
+    /// lack what was outside.
     fn begin(&self, inputs: &[Arc<Segment>], split: bool) -> Working {
-        let mut names: Vec<&str> = inputs.iter().map(|segment| segment.object.as_str()).collect();
+        let name = |segment: &Arc<Segment>| match segment.only() {
+            [] => segment.object.clone(),
+            only => format!("{} {only:?}", segment.object),
+        };
+        let mut names: Vec<String> = inputs.iter().map(name).collect();
         names.sort_unstable();
         self.ledger.begin(checksum(format!("{}\n{split}", names.join("\n")).as_bytes()))
     }
@@ -600,7 +637,8 @@ impl Sources {
 impl RunOf {
     fn seen(&self) -> Run {
         let group = self.groups.filter(|(low, high)| low == high).map(|(group, _)| group);
-        Run { amount: self.amount, group: group.filter(|group| *group < GROUPS), settled: self.settled }
+        let group = group.filter(|group| *group < GROUPS);
+        Run { amount: self.amount, group, settled: self.settled, borrowed: self.borrowed }
     }
 }
 

@@ -34,6 +34,8 @@ pub struct NodeConfig {
     pub delete_after: Duration,
     /// How long a key must have been deleted before the homes are asked whether they can forget it.
     pub reap_after: Duration,
+    /// How often this node compares what it holds with each other home.
+    pub repair_every: Duration,
     /// Bytes of hints kept for other nodes, beyond which no more are taken.
     pub hint_bytes: u64,
     /// Does a node that was away count for nothing until it has caught up? Always; only a test that shows what the
@@ -71,6 +73,7 @@ impl NodeConfig {
             flush_bytes: 64 * 1024 * 1024,
             delete_after: Duration::from_secs(300),
             reap_after: Duration::from_secs(600),
+            repair_every: Duration::from_secs(60),
             hint_bytes: 1024 * 1024 * 1024,
             catches_up: true,
             founding: Founding::default(),

@@ -97,6 +97,13 @@ impl Copier {
         }
     }
 
+    /// The place of a record.
+    pub(crate) fn key_of(&self, record: &Bytes) -> Result<RecordKey, String> {
+        let (namespace, key) = Record::decode_key(record).map_err(|e| e.to_string())?;
+        let hash = KeyHash::of(self.hash_seed, &namespace, &key);
+        Ok(RecordKey::new(hash, &namespace, &key))
+    }
+
     /// Takes in a record, waiting while there is no room for it.
     pub(crate) async fn keep(&self, bytes: &Bytes, durability: Durability) -> Result<RecordKey, String> {
         let record = Record::decode(bytes).map_err(|e| e.to_string())?;

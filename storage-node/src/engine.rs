@@ -3,7 +3,10 @@
 //! Write path: clock index → log → memtable. Read path: clock index says absent → memtable → row cache →
 //! segments through the block cache. All that decides is done under one short lock; nothing under it waits.
 
+mod adopt;
+mod compare;
 mod memory;
+mod restrict;
 mod rows;
 pub(crate) mod rules;
 mod scan;
@@ -29,7 +32,7 @@ use cartwheel_core::compaction::{Amount, GROUPS};
 use cartwheel_core::container::Container;
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::manifest::SegmentEntry;
-use cartwheel_core::names::{Key, Namespace};
+use cartwheel_core::names::{Key, Namespace, NodeId};
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::{Brief, Record, Version, request_tag};
 use cartwheel_core::wire::{Precondition, Refusal};
@@ -127,7 +130,7 @@ pub(crate) enum Mint {
 /// The engine of one storage node.
 pub(crate) struct Engine {
     config: EngineConfig,
-    actor: Actor,
+    node: NodeId,
     hash_seed: u64,
     tables: RwLock<Tables>,
     /// Who waits for the memtable of which log number to be flushed. Locked after `tables`.
@@ -144,11 +147,13 @@ pub(crate) struct Engine {
     told_fenced: Notify,
     /// Set while the bucket does not take what is flushed.
     bucket_fails: AtomicBool,
+    /// Set when the next memtable that is closed is to keep the Merkle tree.
+    tree_wanted: AtomicBool,
 }
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("actor", &self.actor).finish_non_exhaustive()
+        f.debug_struct("Engine").field("node", &self.node).finish_non_exhaustive()
     }
 }
 
@@ -176,9 +181,10 @@ impl Engine {
             graves: Graves::new(Arc::clone(&buckets.index), hash_seed),
             index_bucket: buckets.index,
             config,
-            actor,
+            node: actor.node.clone(),
             hash_seed,
             tables: RwLock::new(Tables {
+                actor,
                 active: Memtable::new(log_number),
                 frozen: None,
                 index: ClockIndex::default(),
@@ -193,6 +199,7 @@ impl Engine {
             fenced: AtomicBool::new(false),
             told_fenced: Notify::new(),
             bucket_fails: AtomicBool::new(false),
+            tree_wanted: AtomicBool::new(true),
         }
     }
 
@@ -237,7 +244,7 @@ impl Engine {
     /// May a write come in, and can it reach `durability`?
     fn check_write(&self, durability: Durability, tables: &Tables) -> Result<(), Refusal> {
         if self.is_fenced() {
-            let why = format!("another process has taken over {}", self.actor.node);
+            let why = format!("another process has taken over {}", self.node);
             return Err(Refusal::Unable(why));
         }
         if tables.closed {
@@ -351,7 +358,7 @@ impl Engine {
         if is_overfull(&known, request) {
             return Err(Refusal::TooManySiblings(known.into_parts().0));
         }
-        let dot = known.next_dot(&self.actor, context);
+        let dot = known.next_dot(&tables.actor, context);
         let delta = Record {
             namespace: request.namespace.clone(),
             key: request.key.clone(),
@@ -380,7 +387,7 @@ impl Engine {
         let tables = self.tables.read();
         // What is held needs no room; only a process that was taken over has no say any more.
         if self.is_fenced() {
-            return Err(Refusal::Unable(format!("another process has taken over {}", self.actor.node)));
+            return Err(Refusal::Unable(format!("another process has taken over {}", self.node)));
         }
         let (Known::All(known) | Known::AtLeast(known)) = tables.index.get(hash);
         if !known.seen().contains(dot) {
@@ -570,7 +577,11 @@ impl Engine {
         let mut tables = self.tables.write();
         if tables.frozen.is_none() && !tables.active.is_empty() {
             let next = tables.active.log_number + 1;
-            let full = std::mem::replace(&mut tables.active, Memtable::new(next));
+            let mut full = std::mem::replace(&mut tables.active, Memtable::new(next));
+            full.leaves = tables.take_leaf_deltas();
+            if tables.index.is_complete() && self.tree_wanted.swap(false, Ordering::Relaxed) {
+                full.tree = Some(tables.index.tree().clone());
+            }
             tables.frozen = Some(Arc::new(full));
             if let Some(log) = &self.log {
                 log.rotate(next);
@@ -586,6 +597,8 @@ impl Engine {
         for (key, _) in table.iter() {
             self.rows.raise(key.hash);
         }
+        // While memory has it still: whoever finds it there no more, and changes what segments say, does so later.
+        let sequences: Vec<u64> = table.iter().map(|(key, _)| self.rows.sequence(key.hash)).collect();
         let flushed = {
             let mut tables = self.tables.write();
             tables.frozen = None;
@@ -595,7 +608,7 @@ impl Engine {
         for (_, flushed) in flushed {
             flushed(Durability::Bucket);
         }
-        self.rows.warm(table);
+        self.rows.warm(table, &sequences);
     }
 
     /// Is the active memtable to be flushed for its size, or that of its log?
@@ -662,6 +675,7 @@ impl Engine {
             memtable_keys: tables.memtables().map(Memtable::len).sum(),
             memtable_bytes: tables.unflushed_bytes(),
             segments: self.segments.all().len(),
+            segment_bytes: self.segments.all().iter().map(|segment| segment.bytes).sum(),
             graves: self.graves.segments.all().len(),
             row_cache_bytes: self.rows.bytes(),
             row_cache_hits,

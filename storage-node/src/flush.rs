@@ -17,6 +17,7 @@ use crate::epoch::Incarnation;
 use crate::ledger::{Committed, Ledger};
 use crate::log;
 use crate::memtable::Memtable;
+use crate::trees::TreeWriter;
 
 /// The first pause after a failed upload; it doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -36,6 +37,7 @@ pub(crate) struct Flusher {
     pub(crate) flushed_one: Arc<Notify>,
     /// How many segments were flushed so far: the last one's number.
     pub(crate) flushed: u64,
+    pub(crate) trees: TreeWriter,
 }
 
 impl Flusher {
@@ -54,18 +56,22 @@ impl Flusher {
                 }
             }
             let stopping = *shutdown.borrow();
+            if stopping || self.trees.is_due() {
+                self.engine.want_tree();
+            }
             if let Some(table) = self.engine.freeze() {
                 if !self.flush(&table, &shutdown).await {
                     return false;
                 }
                 uncommitted = true;
             }
+            if stopping && self.engine.is_flushed() {
+                self.ledger.commit_end().await;
+                return true;
+            }
             if uncommitted && (stopping || Instant::now() >= manifest_due) {
                 uncommitted = self.ledger.commit().await == Committed::NotYet;
                 manifest_due = Instant::now() + self.interval;
-            }
-            if stopping && self.engine.is_flushed() {
-                return true;
             }
         }
     }
@@ -94,6 +100,9 @@ impl Flusher {
         let size = built.bytes.len() as u64;
         tracing::debug!(%object, records = built.records, bytes = size, "flushed");
         self.engine.publish(table, SegmentEntry::of(object, &built));
+        if let Some(tree) = &table.tree {
+            self.trees.put(tree, self.flushed).await;
+        }
         self.forget_logs(table.log_number).await;
         self.flushed_one.notify_one();
         true
@@ -120,6 +129,9 @@ pub(crate) fn build(table: &Memtable) -> Option<BuiltSegment> {
                 tracing::error!(%error, hash = %key.hash, "a record in memory is damaged; left out");
             }
         }
+    }
+    if let Some(leaves) = &table.leaves {
+        builder.leaves(leaves.clone());
     }
     builder.finish()
 }

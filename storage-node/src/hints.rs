@@ -459,6 +459,15 @@ impl Hints {
         handover
     }
 
+    /// Hints for `home` that are kept from now on are of another generation than the one returned, or older ones.
+    pub(crate) fn close_generation(&self, home: &NodeId) -> u64 {
+        let mut state = self.state.lock();
+        let target = state.targets.entry(home.clone()).or_default();
+        let generation = self.first_generation + target.generation;
+        target.generation += 1;
+        generation
+    }
+
     /// A page of the hints for `home` up to `generation` that are in memory, ascending, after `after`: at
     /// least one if there is one, about `budget` bytes, and whether there are more.
     ///
@@ -519,6 +528,26 @@ impl Hints {
             state.minted = false;
         }
         Ok(())
+    }
+
+    /// Leases an epoch for this node's own writes, with another one for what it mints for others from then on: neither
+    /// may mint what the other has.
+    ///
+    /// # Errors
+    /// [`LeaseError`].
+    pub(crate) async fn lease_apart(&self) -> Result<u32, LeaseError> {
+        loop {
+            let known = self.newest_epoch();
+            let own = self.incarnation.lease_for_hints(&*self.bucket, &self.seams, known).await?;
+            let others = self.incarnation.lease_for_hints(&*self.bucket, &self.seams, own).await?;
+            let mut state = self.state.lock();
+            // Unless the epoch was renewed meanwhile: then `own` is that of hints now.
+            if state.actor.epoch == known {
+                state.actor.epoch = others;
+                state.minted = false;
+                return Ok(own);
+            }
+        }
     }
 
     /// `home` has persisted the hints up to `generation`: they are let go of. What is minted from now on is under a

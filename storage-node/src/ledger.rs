@@ -1,16 +1,17 @@
 //! The one writer of this node's manifest: what it names, what was dropped, and whether this process still has the say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use cartwheel_bucket::SharedBucket;
 use cartwheel_cluster::seams::Seams;
-use cartwheel_core::manifest::{Dropped, Manifest, SegmentEntry, flush_of_object};
+use cartwheel_core::manifest::{Dropped, Manifest, SegmentEntry, flush_of_object, owner_of_object};
 use cartwheel_segments::manifests::newest_dated;
 
 use crate::engine::Engine;
@@ -55,6 +56,16 @@ struct Books {
     taken: BTreeMap<String, u64>,
     held_ms: u64,
     store_time: StoreTime,
+    named: Named,
+}
+
+/// What the newest manifest may name of other nodes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Named {
+    /// How many manifests this process wrote, as far as it knows.
+    pub(crate) written: u64,
+    /// Objects of other nodes: in the last of these manifests, or in one put since of which nothing was heard.
+    pub(crate) borrowed: Arc<BTreeSet<String>>,
 }
 
 /// The manifest of a running process.
@@ -74,6 +85,8 @@ pub(crate) struct Ledger {
     whole: Arc<AtomicBool>,
     /// How many names merges were given.
     named: AtomicU64,
+    /// Rung when a manifest names less of other nodes than the one before.
+    pub(crate) let_go: Notify,
 }
 
 /// While this lives, pieces of a merge of this name are left alone.
@@ -112,6 +125,7 @@ impl Ledger {
             taken: manifest.taken.clone(),
             held_ms: manifest.held_ms,
             store_time,
+            named: Named::default(),
         };
         Self {
             bucket,
@@ -123,6 +137,7 @@ impl Ledger {
             working: Arc::default(),
             unfinished: Mutex::default(),
             named: 0.into(),
+            let_go: Notify::new(),
             whole,
         }
     }
@@ -177,36 +192,56 @@ impl Ledger {
         segments.iter().chain(graves.iter()).any(|segment| segment.object == object)
     }
 
+    /// Is the object this node's? All others are only ever read.
+    pub(crate) fn is_own(&self, object: &str) -> bool {
+        owner_of_object(object) == Some(self.me.node.as_str())
+    }
+
+    /// What the newest manifest may name of other nodes.
+    pub(crate) fn named(&self) -> Named {
+        self.books.lock().named.clone()
+    }
+
     /// Writes a manifest of what is held now.
     pub(crate) async fn commit(&self) -> Committed {
         let mut version = self.version.lock().await;
-        self.write(&mut version).await
+        self.write(&mut version, false).await
+    }
+
+    /// Writes the last manifest of a process that ends. It says so if nothing is missing: all that was taken in is in
+    /// segments, nothing more comes in, and earlier processes had acknowledged nothing else.
+    pub(crate) async fn commit_end(&self) -> Committed {
+        let mut version = self.version.lock().await;
+        let all = self.engine.is_closed() && self.engine.is_flushed() && self.whole.load(Ordering::Acquire);
+        self.write(&mut version, all).await
     }
 
     /// Changes what is held with `change`, drops `dropped` if that was done, and writes the manifest: nobody sees one
-    /// without the other.
+    /// without the other. What is another node's is not dropped: it is just named no longer.
     pub(crate) async fn change(&self, dropped: &[Arc<Segment>], change: impl FnOnce() -> bool) -> Committed {
         let mut version = self.version.lock().await;
         if !change() {
             return Committed::NotYet;
         }
         self.note_dropped(dropped.iter().map(|segment| (segment.object.clone(), segment.bytes)));
-        self.write(&mut version).await
+        self.write(&mut version, false).await
     }
 
-    /// Objects that no manifest needs to name wait for their end from the next one on.
+    /// Objects that no manifest needs to name wait for their end from the next one on. Those of other nodes are passed
+    /// over: whether anybody needs them is not this node's to say.
     pub(crate) fn note_dropped(&self, objects: impl Iterator<Item = (String, u64)>) {
         let mut books = self.books.lock();
-        for (object, bytes) in objects {
+        for (object, bytes) in objects.filter(|(object, _)| self.is_own(object)) {
             if !books.dropped.iter().any(|dropped| dropped.object == object) {
                 books.dropped.push(Dropped { object, bytes, since_ms: None });
             }
         }
     }
 
-    /// What waits for its end.
+    /// What waits for its end: of this node alone, whatever an earlier manifest may have said.
     pub(crate) fn dropped(&self) -> Vec<Dropped> {
-        self.books.lock().dropped.clone()
+        let books = self.books.lock();
+        books.dropped.iter().filter(|dropped| self.is_own(&dropped.object)).cloned().collect()
     }
 
     /// These are deleted.
@@ -250,17 +285,30 @@ impl Ledger {
         self.books.lock().store_time
     }
 
-    async fn write(&self, version: &mut u64) -> Committed {
-        let holdings = match self.holdings().await {
+    async fn write(&self, version: &mut u64, ended: bool) -> Committed {
+        let holdings = match self.holdings(ended).await {
             Ok(holdings) => holdings,
             Err(error) => {
                 tracing::warn!(%error, "can't describe the segments for the manifest");
                 return Committed::NotYet;
             }
         };
+        let entries = holdings.segments.iter().chain(&holdings.graves);
+        let foreign = entries.map(|entry| entry.object.clone()).filter(|object| !self.is_own(object));
+        let borrowed: BTreeSet<String> = foreign.collect();
+        {
+            // It may be there although no answer comes.
+            let named = &mut self.books.lock().named;
+            named.borrowed = Arc::new(named.borrowed.union(&borrowed).cloned().collect());
+        }
         match manifests::commit(&*self.bucket, &self.seams, &self.me, *version, holdings).await {
             Ok(written) => {
                 *version = written;
+                let named = &mut self.books.lock().named;
+                if named.borrowed.len() > borrowed.len() {
+                    self.let_go.notify_one();
+                }
+                *named = Named { written: named.written + 1, borrowed: Arc::new(borrowed) };
                 Committed::Yes
             }
             Err(error @ ManifestsError::TakenOver { .. }) => {
@@ -274,7 +322,7 @@ impl Ledger {
         }
     }
 
-    async fn holdings(&self) -> Result<Holdings, SegmentError> {
+    async fn holdings(&self, ended: bool) -> Result<Holdings, SegmentError> {
         // Before the lists are made: what is in segments by then is in them.
         let held = self.engine.held_since();
         let segments = self.engine.segments.all();
@@ -285,7 +333,7 @@ impl Ledger {
             // One that was merged before any manifest named it is among the dropped.
             let dropped = dropped.iter().map(|dropped| dropped.object.as_str());
             let objects = segments.iter().map(|segment| segment.object.as_str()).chain(dropped);
-            for (label, n) in objects.filter_map(flush_of_object) {
+            for (label, n) in objects.filter(|object| self.is_own(object)).filter_map(flush_of_object) {
                 let highest = taken.entry(label.to_owned()).or_default();
                 *highest = n.max(*highest);
             }
@@ -303,6 +351,7 @@ impl Ledger {
         Ok(Holdings {
             taken,
             held_ms,
+            ended: ended && segments.1.is_empty(),
             segments: segments.0,
             graves: self.engine.graves.segments.entries(&graves).await?,
             dropped: self.dropped(),
@@ -326,6 +375,11 @@ impl Ledger {
             }
         }
         Ok((entries, damaged))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_whole(&self, whole: bool) {
+        self.whole.store(whole, Ordering::Release);
     }
 
     fn step_down(&self, error: &ManifestsError) {

@@ -6,6 +6,7 @@
 
 #[doc(hidden)]
 pub mod bench_support;
+mod borrow;
 mod catch_up;
 mod compact;
 mod config;
@@ -14,6 +15,7 @@ pub mod disk;
 mod engine;
 pub mod epoch;
 mod flush;
+mod give_away;
 mod graves;
 mod hints;
 mod join;
@@ -27,11 +29,14 @@ mod offer;
 mod pace;
 mod reap;
 mod recovery;
+mod repair;
 mod service;
 mod standing;
 mod sweep;
+mod takeover;
 #[cfg(test)]
 mod testing;
+mod trees;
 
 use std::io;
 use std::sync::Arc;
@@ -63,6 +68,7 @@ use cartwheel_segments as segments;
 
 pub use config::NodeConfig;
 
+use borrow::Borrower;
 use catch_up::CatchUp;
 use compact::Compactor;
 use copier::Copier;
@@ -70,6 +76,7 @@ use disk::Disk;
 use engine::{Buckets, Engine, EngineConfig, Held};
 use epoch::{Incarnation, Leased};
 use flush::Flusher;
+use give_away::GiveAway;
 use hints::{Hints, HintsConfig};
 use join::Joiner;
 use ledger::Ledger;
@@ -78,11 +85,14 @@ use manifests::ManifestsError;
 use memory::{Budget, Governor};
 use pace::Pace;
 use reap::{Proofs, Reaper};
+use repair::{RepairDesk, Repairer};
 use recovery::FoundSegment;
 use segments::manifests::ManifestReadError;
 use service::{Parts, Service};
 use standing::Stand;
 use sweep::Sweeper;
+use takeover::Takeover;
+use trees::TreeWriter;
 
 /// How long a node waits for a bucket that does not answer at start.
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -129,6 +139,7 @@ impl StartError {
             | Self::Membership(MembershipError::Bucket(error))
             | Self::Manifest(ManifestsError::Bucket(error)) => error.is_retryable(),
             Self::Manifest(ManifestsError::Read(ManifestReadError::Bucket(error))) => error.is_retryable(),
+            Self::Membership(MembershipError::Settling) => true,
             _ => false,
         }
     }
@@ -223,6 +234,8 @@ pub async fn start(
         zone: config.zone.clone(),
         weight: config.weight,
         state: MemberState::Joining,
+        becomes: None,
+        dead: false,
     };
     let patience = Patience::new();
     let document = patience
@@ -263,6 +276,7 @@ pub async fn start(
     ));
     let proofs = Arc::new(Proofs::new(config.delete_after * 2));
     let compact = Arc::new(Notify::new());
+    let desk = Arc::new(RepairDesk::default());
     let governor = Arc::new(Governor::new(Arc::clone(&engine), budget));
     let find = || async { Ok(hints::find(&config.id, hash_seed, disk.as_deref(), &starting).await?) };
     let found = patience.with(find).await?;
@@ -314,6 +328,8 @@ pub async fn start(
         peers,
         pace: Arc::clone(&pace),
         proofs: Arc::clone(&proofs),
+        repair: Arc::clone(&desk),
+        ledger: Arc::clone(&ledger),
         governor: Arc::clone(&governor),
         meter: Arc::clone(&config.meter),
         prices: config.prices,
@@ -324,14 +340,44 @@ pub async fn start(
     };
     let service = Service::new(parts, &view);
     let router = router(Arc::new(service), token, config.metrics.clone());
+    let borrower = Arc::new(Borrower::new(borrow::Parts {
+        engine: Arc::clone(&engine),
+        ledger: Arc::clone(&ledger),
+        bucket: counted(Work::Repair),
+        seams: seams.clone(),
+        me: config.id.clone(),
+        hash_seed,
+        pace: Arc::clone(&pace),
+        compact: Arc::clone(&compact),
+        unsafe_no_cas: config.unsafe_no_cas,
+    }));
+    let give_away = Arc::new(GiveAway::new(
+        config.id.clone(),
+        Arc::clone(&engine),
+        Arc::clone(&ledger),
+        Arc::clone(&hints),
+        follower.clone(),
+        config.delete_after,
+    ));
+    let takeover = Takeover {
+        me: config.id.clone(),
+        copier: copier.clone(),
+        borrower: (!config.unsafe_no_cas).then(|| Arc::clone(&borrower)),
+        hints: Arc::clone(&hints),
+        bucket: counted(Work::Repair),
+        desk: Arc::clone(&desk),
+    };
     let joiner = Joiner {
         me: config.id.clone(),
         copier: copier.clone(),
         bucket: counted(Work::Membership),
         seams: seams.clone(),
         follower: follower.clone(),
+        takeover: Arc::new(takeover),
+        give_away: Arc::clone(&give_away),
     };
     let segments = engine.segments.all().to_vec();
+    let ring = follower.clone();
     let compactor = Compactor {
         engine: Arc::clone(&engine),
         ledger: Arc::clone(&ledger),
@@ -345,6 +391,7 @@ pub async fn start(
         settle: config.delete_after,
         wake: Arc::clone(&compact),
         damaged: Default::default(),
+        give_away: Some(Arc::clone(&give_away)),
     };
     let sweeper = Sweeper {
         engine: Arc::clone(&engine),
@@ -354,6 +401,15 @@ pub async fn start(
         grace: config.delete_after,
         whole,
         wake: Arc::clone(&compact),
+    };
+    let repairer = Repairer {
+        me: config.id.clone(),
+        copier: copier.clone(),
+        follower: follower.clone(),
+        seams: seams.clone(),
+        bucket: counted(Work::Repair),
+        desk,
+        every: config.repair_every,
     };
     let reaper = Reaper {
         me: config.id.clone(),
@@ -377,6 +433,7 @@ pub async fn start(
         ledger,
         flushed_one: compact,
         flushed: 0,
+        trees: TreeWriter::new(counted(Work::Flush), incarnation.clone()),
     };
 
     let (stop, stopped) = watch::channel(false);
@@ -393,11 +450,17 @@ pub async fn start(
                 tokio::spawn(Arc::clone(&catch_up).listen()),
                 tokio::spawn(catch_up.run()),
                 tokio::spawn(offering),
+                tokio::spawn(repairer.run()),
             ];
             // Objects are deleted, and what they held is believed to be elsewhere, only where the store can be relied on.
             if !config.unsafe_no_cas {
                 background.push(tokio::spawn(compactor.run()));
                 background.push(tokio::spawn(sweeper.run()));
+                let members = move || {
+                    let of = |view: Arc<membership::View>| view.document.members.iter().map(|m| m.id.clone()).collect();
+                    ring.view().map_or_else(Vec::new, of)
+                };
+                background.push(tokio::spawn(borrower.run(members)));
                 background.push(tokio::spawn(reaper.run()));
             }
             // One each: a channel wakes those who share it in a random order, and then no simulation repeats.
@@ -419,7 +482,8 @@ pub async fn start(
                 Some(log) => log.close().await,
                 None => false,
             };
-            if let (true, Some(disk)) = (flushed && logged && !engine.is_fenced(), &disk)
+            let keeps_epoch = !engine.is_fenced() && !give_away.has_forgotten();
+            if let (true, Some(disk)) = (flushed && logged && keeps_epoch, &disk)
                 && let Err(error) = incarnation.leave_clean_end(&**disk, hints.newest_epoch()).await
             {
                 tracing::warn!(%error, "can't leave a clean end; the next start takes a new epoch");
@@ -463,7 +527,7 @@ impl Patience {
         loop {
             match step().await {
                 Err(error) if error.is_retryable() && Instant::now() < self.until => {
-                    tracing::warn!(%error, "the bucket does not answer; waiting for it");
+                    tracing::warn!(%error, "can't start yet; trying again");
                     tokio::time::sleep(START_PAUSE).await;
                 }
                 outcome => return outcome,

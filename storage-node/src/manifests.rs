@@ -50,6 +50,8 @@ pub struct Holdings {
     pub taken: BTreeMap<String, u64>,
     /// Up to when all that was acknowledged is in segments ([`Manifest::held_ms`]).
     pub held_ms: u64,
+    /// The process ends, and nothing is missing ([`Manifest::ended`]).
+    pub ended: bool,
 }
 
 /// Is it this process that wrote the manifest?
@@ -83,6 +85,8 @@ pub async fn claim(bucket: &dyn Bucket, seams: &Seams, me: &Incarnation) -> Resu
             dropped: m.dropped,
             taken: m.taken,
             held_ms: m.held_ms,
+            // From now on there may be more.
+            ended: false,
         });
         let manifest = manifest(seams, me, version, holdings);
         if put(bucket, me, &manifest).await? {
@@ -132,13 +136,14 @@ fn put_id(seams: &Seams, me: &Incarnation) -> String {
 }
 
 fn manifest(seams: &Seams, me: &Incarnation, version: u64, holdings: Holdings) -> Manifest {
-    let Holdings { segments, graves, dropped, taken, held_ms } = holdings;
+    let Holdings { segments, graves, dropped, taken, held_ms, ended } = holdings;
     Manifest {
         segments,
         graves,
         dropped,
         taken,
         held_ms,
+        ended,
         ..Manifest::new(me.node.clone(), version, me.epoch, put_id(seams, me), seams.clock.now_ms())
     }
 }
@@ -192,6 +197,7 @@ mod tests {
             first,
             last,
             born_ms: 0,
+            only: Vec::new(),
         };
         Holdings { segments: vec![entry], ..Holdings::default() }
     }
@@ -222,6 +228,19 @@ mod tests {
         let refused = claim(&bucket, &Seams::real(), &old).await;
         assert!(matches!(refused, Err(ManifestsError::TakenOver { epoch: 2, .. })));
         assert_eq!(claim(&bucket, &Seams::real(), &new).await.unwrap().version, 3, "its own already");
+    }
+
+    /// That a process has ended is not said of the next one.
+    #[tokio::test]
+    async fn an_end_holds_until_the_next_claim() {
+        let bucket = MemoryBucket::new();
+        let known = claim(&bucket, &Seams::real(), &incarnation(1)).await.unwrap().version;
+        let last = Holdings { ended: true, ..holding("s") };
+        commit(&bucket, &Seams::real(), &incarnation(1), known, last).await.unwrap();
+        assert!(newest(&bucket, &incarnation(1).node).await.unwrap().unwrap().ended);
+        let claimed = claim(&bucket, &Seams::real(), &incarnation(2)).await.unwrap();
+        assert_eq!((claimed.ended, claimed.segments), (false, holding("s").segments));
+        assert!(!newest(&bucket, &incarnation(1).node).await.unwrap().unwrap().ended);
     }
 
     /// After a clean end the next process has the same epoch.

@@ -44,8 +44,8 @@ impl Budget {
         let flushing = held.unflushed.max(2 * self.flush_bytes) + self.flush_bytes;
         let merging = 2 * self.flush_bytes + MERGE;
         let fixed = BASE + held.index + held.metadata + held.log_queue + hints + flushing + merging;
-        // A sixth for what is not counted.
-        let room = (self.memory - self.memory / 6).saturating_sub(fixed);
+        // A fifth for what is not counted.
+        let room = (self.memory - self.memory / 5).saturating_sub(fixed);
         room.clamp(FLOOR, self.max_caches.max(FLOOR))
     }
 }

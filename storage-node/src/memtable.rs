@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use cartwheel_core::hash::KeyHash;
+use cartwheel_core::merkle::{LeafDeltas, Tree};
 use cartwheel_core::quorum::Durability;
 
 pub(crate) use cartwheel_segments::RecordKey;
@@ -35,6 +36,10 @@ pub(crate) struct Memtable {
     pub(crate) replayed: bool,
     /// The log file that its records are in.
     pub(crate) log_number: u64,
+    /// Once it is closed: what has changed in the node's Merkle tree since the one before it was, if that is known.
+    pub(crate) leaves: Option<LeafDeltas>,
+    /// And that tree, if somebody wanted it.
+    pub(crate) tree: Option<Tree>,
 }
 
 impl std::fmt::Debug for Memtable {

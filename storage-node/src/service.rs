@@ -1,6 +1,7 @@
 //! What a storage node does with a call: checks ring, range and deadline, asks the engine, answers.
 
 mod ranges;
+mod repairing;
 mod replying;
 mod stand_in;
 
@@ -25,16 +26,18 @@ use cartwheel_core::names::{Key, Namespace, NodeId};
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::{Record, Value};
 use cartwheel_core::standing::Standing;
-use cartwheel_core::wire::{Call, Deceased, Refusal, Reply, Request, push_to_page};
+use cartwheel_core::wire::{Call, Deceased, Refusal, Repair, Reply, Request, push_to_page};
 
 use crate::catch_up::CatchUp;
 use crate::engine::{Engine, Found, Graved, Mint, MintRequest, Taking};
 use crate::epoch::Incarnation;
 use crate::hints::Hints;
+use crate::ledger::Ledger;
 use crate::memory::{Governor, MemoryFigures};
 use crate::memtable::RecordKey;
 use crate::pace::Pace;
 use crate::reap::{Proofs, attest};
+use crate::repair::{RepairDesk, RepairFigures};
 use crate::standing::Stand;
 use ranges::{Range, Ranges};
 use replying::{Once, Replying};
@@ -64,6 +67,8 @@ pub(crate) struct Parts {
     pub(crate) peers: Peers,
     pub(crate) pace: Arc<Pace>,
     pub(crate) proofs: Arc<Proofs>,
+    pub(crate) repair: Arc<RepairDesk>,
+    pub(crate) ledger: Arc<Ledger>,
     pub(crate) governor: Arc<Governor>,
     pub(crate) meter: Arc<Meter>,
     pub(crate) prices: Prices,
@@ -288,6 +293,7 @@ impl Inner {
                     attesting.attest(partition, &homes, &keys).await
                 });
             }
+            Request::Repair(asked) => Self::repair(inner, asked, deadline, reply),
             Request::Reap { partition, keys } => {
                 if stale || inner.ranges().of_partition(partition) != Range::Home {
                     return reply.refuse(Refusal::NotAHome);
@@ -529,6 +535,7 @@ impl Inner {
             hints_refused: self.hints.refused(),
             background_rate: self.pace.rate(),
             deletions_proven: self.proofs.len(),
+            repair: self.repair.figures(),
             away: self.hints.away().iter().map(ToString::to_string).collect(),
             bucket_dollars: self.prices.cost(&usage),
             bucket_usage: usage,
@@ -547,7 +554,9 @@ fn is_about_keys(request: &Request) -> bool {
         }
         // These say that they know a ring, or ask what is to be known of it.
         Request::Hello | Request::Scan { .. } => true,
-        Request::Status
+        Request::Repair(Repair::Sums { .. } | Repair::Clocks { .. } | Repair::Fetch { .. }) => true,
+        Request::Repair(Repair::Settle | Repair::Begin { .. })
+        | Request::Status
         | Request::Gossip(_)
         | Request::Probe { .. }
         | Request::ComeBack { .. }
@@ -592,6 +601,7 @@ struct Status<'a> {
     background_rate: u64,
     /// Deletions that every home may forget, and this one has not yet.
     deletions_proven: usize,
+    repair: RepairFigures,
     away: Vec<String>,
     /// What was asked of the bucket since the process started.
     bucket_usage: Usage,

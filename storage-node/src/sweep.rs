@@ -107,6 +107,7 @@ impl Sweeper {
         let dropped = self.ledger.dropped();
         let is_due = |dropped: &Dropped| {
             dropped.since_ms.is_some_and(|since| since.saturating_add(grace) <= now.ms)
+                && self.ledger.is_own(&dropped.object)
                 && !self.ledger.names(&dropped.object)
         };
         dropped.into_iter().filter(is_due).map(|dropped| dropped.object).collect()

@@ -31,6 +31,7 @@ use crate::memtable::RecordKey;
 use crate::reap::Proofs;
 use crate::recovery;
 use crate::segments::SegmentError;
+use crate::trees::TreeWriter;
 
 pub(crate) mod upkeep;
 
@@ -87,6 +88,7 @@ pub(crate) struct Machine {
     pub(crate) flush_bytes: usize,
     /// Clock and randomness of its processes.
     pub(crate) seams: Seams,
+    pub(crate) name: &'static str,
 }
 
 impl Machine {
@@ -95,11 +97,12 @@ impl Machine {
     }
 
     pub(crate) fn without_disk() -> Self {
-        Self { bucket: Arc::new(MemoryBucket::new()), disk: None, flush_bytes: 1 << 20, seams: Seams::real() }
+        let (bucket, seams) = (Arc::new(MemoryBucket::new()), Seams::real());
+        Self { bucket, disk: None, flush_bytes: 1 << 20, seams, name: "node-a" }
     }
 
     pub(crate) fn node(&self) -> NodeId {
-        NodeId::new("node-a").unwrap()
+        NodeId::new(self.name).unwrap()
     }
 
     /// Starts a process as `start` does, but for the network and the background work.
@@ -145,6 +148,7 @@ impl Machine {
             ledger: Arc::clone(&ledger),
             flushed_one: Arc::default(),
             flushed: 0,
+            trees: TreeWriter::new(Arc::clone(&self.bucket), me.clone()),
         };
         let (stop, stopped) = watch::channel(false);
         let engine = recovered.engine;
@@ -171,6 +175,21 @@ impl Process {
     pub(crate) async fn flush(&mut self) {
         while let Some(table) = self.engine.freeze() {
             assert!(self.flusher.flush(&table, &self.stopped).await);
+        }
+    }
+
+    /// One that flushes beside the test, under numbers of its own.
+    pub(crate) fn another_flusher(&self) -> Flusher {
+        Flusher {
+            engine: Arc::clone(&self.engine),
+            bucket: Arc::clone(&self.bucket),
+            disk: self.flusher.disk.clone(),
+            me: self.me.clone(),
+            interval: Duration::from_secs(3600),
+            ledger: Arc::clone(&self.ledger),
+            flushed_one: Arc::default(),
+            flushed: 1000,
+            trees: TreeWriter::new(Arc::clone(&self.bucket), self.me.clone()),
         }
     }
 

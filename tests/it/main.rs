@@ -14,6 +14,8 @@ mod inspect;
 mod metrics;
 mod namespaces;
 mod processes;
+mod repair;
+mod ring_changes;
 mod storage_engine;
 mod support;
 mod under_fire;

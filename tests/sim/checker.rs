@@ -87,6 +87,8 @@ pub struct Checker {
     writes: BTreeMap<WriteId, Write>,
     acknowledged: BTreeMap<String, Past>,
     dots: BTreeMap<(String, String), WriteId>,
+    /// Are deletions forgotten when every home knows of them? Then nothing at all may show instead of one.
+    pub forgets: bool,
     /// Stale reads while something was amiss, for people.
     pub stale: Vec<String>,
     /// What can't be true.
@@ -159,13 +161,24 @@ impl Checker {
         }
         if unclear {
             // Some deletion or several, by somebody who does not know whether it was applied: any of them.
-            let all = self.writes.iter().filter(|(_, w)| w.key == key && w.deletion && !w.refused);
-            let any: Vec<WriteId> = all.flat_map(|(id, w)| w.past.iter().chain([id])).copied().collect();
-            seen.extend(any);
+            seen.extend(self.deleted(key));
         }
         self.counts.conflicts += u64::from(ids.len() > 1);
         self.check_concurrency(who, key, &ids);
-        let lost: Vec<WriteId> = owed.difference(&seen).copied().collect();
+        let mut lost: Vec<WriteId> = owed.difference(&seen).copied().collect();
+        if self.forgets {
+            let deleted = self.deleted(key);
+            lost.retain(|id| !deleted.contains(id));
+            if values.is_empty() {
+                seen.extend(&deleted);
+            }
+            let back = |id: &&WriteId| {
+                let replaces = |gone: &WriteId| self.writes[gone].deletion && self.writes[gone].past.contains(id);
+                self.writes[id].tags.len() == 1 && owed.iter().any(|gone| replaces(gone))
+            };
+            // What was deleted and is shown is what a read lacks that shows what was replaced.
+            lost.extend(ids.iter().filter(back));
+        }
         match must {
             _ if lost.is_empty() => {}
             Must::All => {
@@ -203,6 +216,12 @@ impl Checker {
         let past: Past = numbers.collect::<Result<_, _>>().ok()?;
         let write = self.writes.get(&id)?;
         (write.key == key && write.past == past).then_some(id)
+    }
+
+    /// The deletions of a key, and what they replaced.
+    fn deleted(&self, key: &str) -> Past {
+        let all = self.writes.iter().filter(|(_, w)| w.key == key && w.deletion && !w.refused);
+        all.flat_map(|(id, w)| w.past.iter().chain([id])).copied().collect()
     }
 
     /// Which deletion has this tag.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::checker::{Checker, Must, Past, Shown, WriteId};
 use crate::cluster::{GATEWAYS, Presence};
-use crate::faults::{CALM, LATE, NODES, joins};
+use crate::faults::{LATE, NODES, joins};
 use crate::http::{Answer, Http, NoAnswer};
 use crate::trace::Trace;
 use crate::world::lock::Lock;
@@ -21,10 +21,8 @@ use crate::world::{Bug, SeededRandom, pass};
 
 /// How many clients write.
 pub const WRITERS: usize = 4;
-/// The keys that they share.
-const KEYS: u64 = 6;
-/// When they stop: a while after nothing is amiss any more.
-const STOP: Duration = Duration::from_secs(45);
+/// The keys that they share in the big simulation.
+pub const KEYS: u64 = 6;
 /// The deadline of every request.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// How much later than that an answer may come.
@@ -41,6 +39,12 @@ pub struct Shared {
     pub seed: u64,
     /// The planted bug.
     pub bug: Bug,
+    /// How many keys the writers share.
+    pub keys: u64,
+    /// From when on nothing is amiss any more, and when writers stop: a while after that.
+    pub calm: Lock<Duration>,
+    /// See `calm`.
+    pub stop: Lock<Duration>,
     /// What happens.
     pub trace: Arc<Trace>,
     /// What it means.
@@ -57,7 +61,7 @@ pub struct Shared {
 
 /// What a client knows of a key: a clock, and what it stands for.
 #[derive(Debug, Clone, Default)]
-struct Context {
+pub struct Context {
     clock: Option<String>,
     past: Past,
     /// The tag of what was read; empty if there was nothing.
@@ -99,7 +103,8 @@ impl Client {
         Self { name: name.to_owned(), shared, random, http }
     }
 
-    fn violate(&self, what: &str) {
+    /// Something happened that may not.
+    pub fn violate(&self, what: &str) {
         self.shared.trace.line(&self.name, &format!("VIOLATION {what}"));
         self.shared.checker.lock().violate(format!("{:.3} s {}: {what}", now().as_secs_f64(), self.name));
     }
@@ -149,14 +154,14 @@ impl Client {
             counts.degraded += u64::from(answer.is_degraded());
             counts.fallbacks += u64::from(fallbacks > 0);
         }
-        if began > CALM && (answer.is_degraded() || fallbacks > 0) {
+        if began > *self.shared.calm.lock() && (answer.is_degraded() || fallbacks > 0) {
             let headers = &answer.headers;
             self.violate(&format!("somebody stands in for a home though nothing is amiss: {headers:?}"));
         }
     }
 
     /// Waits until a gateway can serve.
-    async fn ready(&mut self) {
+    pub async fn ready(&mut self) {
         loop {
             let answer = self.send(Method::GET, "/readyz", &[], "").await;
             if answer.is_some_and(|a| a.status == StatusCode::OK) {
@@ -172,7 +177,7 @@ impl Client {
     }
 
     /// Reads a key; `None` if no quorum answered.
-    async fn try_read(&mut self, key: &str, query: &str) -> Option<Option<Context>> {
+    pub async fn try_read(&mut self, key: &str, query: &str) -> Option<Option<Context>> {
         let owed = self.shared.checker.lock().owed(key);
         let began = now();
         let path = format!("/v1/kv/carts/{key}?deadline={}ms{query}", DEADLINE.as_millis());
@@ -198,7 +203,7 @@ impl Client {
             }
         };
         self.look_at_quorum(&answer, "read", began);
-        let must = match (began > CALM, answer.is_degraded()) {
+        let must = match (began > *self.shared.calm.lock(), answer.is_degraded()) {
             (true, _) => Must::All,
             (false, true) => Must::Some,
             (false, false) => Must::Most,
@@ -301,9 +306,9 @@ impl Client {
     pub async fn fill_carts(mut self) {
         self.ready().await;
         let mut last: BTreeMap<String, Context> = BTreeMap::new();
-        while now() < STOP {
+        while now() < *self.shared.stop.lock() {
             pass(self.random.millis(10..250)).await;
-            let key = format!("cart-{}", self.random.below(KEYS));
+            let key = format!("cart-{}", self.random.below(self.shared.keys));
             let written = match self.random.below(12) {
                 // Somebody who knows nothing.
                 0 => self.write(&key, &Context::default(), How::Plainly).await,
@@ -335,7 +340,8 @@ impl Client {
         *self.shared.stopped.lock() += 1;
     }
 
-    async fn members(&mut self) -> Vec<serde_json::Value> {
+    /// The members, as a gateway tells of them.
+    pub async fn members(&mut self) -> Vec<serde_json::Value> {
         let answer = self.send(Method::GET, "/v1/cluster", &[], "").await;
         let cluster: serde_json::Value =
             answer.and_then(|a| serde_json::from_slice(&a.body).ok()).unwrap_or_default();
@@ -398,7 +404,7 @@ impl Client {
         while *self.shared.stopped.lock() < WRITERS {
             pass(Duration::from_millis(100)).await;
         }
-        assert!(now() > CALM, "the writers stopped before the faults did");
+        assert!(now() > *self.shared.calm.lock(), "the writers stopped before the faults did");
         if joins(self.shared.seed).is_some() {
             self.see_the_join().await;
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cartwheel_bucket::{CERTAIN, Faults, FaultyBucket, OperationFaults, SharedBucket};
 use cartwheel_cluster::membership::{self, Founding};
+use cartwheel_cluster::peer::Peers;
 use cartwheel_cluster::seams::{Random, Seams};
 use cartwheel_cluster::secret::ClusterSecret;
 use cartwheel_core::names::NodeId;
@@ -16,9 +17,10 @@ use futures_util::FutureExt;
 use tokio::sync::Notify;
 use turmoil::Sim;
 
+use crate::doom::{Doom, Doomed};
 use crate::trace::Trace;
 use crate::world::lock::Lock;
-use crate::world::{Bug, SeededRandom, SimDisk, TracedBucket, pass, seams};
+use crate::world::{Bug, Objects, SeededRandom, SimDisk, TracedBucket, pass, seams};
 
 /// The port of every storage node.
 const NODE_PORT: u16 = 7101;
@@ -32,7 +34,7 @@ const SECRET: &str = "a secret of the simulation";
 const FOUNDING: Founding = Founding { partitions: 64, tokens: 64, replicas: 3 };
 
 /// Where the hosts of one simulation live.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Place {
     /// The seed.
     pub seed: u64,
@@ -42,15 +44,36 @@ pub struct Place {
     pub objects: SharedBucket,
     /// What happens.
     pub trace: Arc<Trace>,
+    /// Who dies in the midst of an operation of the bucket.
+    pub doom: Arc<Doom>,
+    /// How storage nodes are configured besides.
+    pub configure: fn(u64, &mut NodeConfig),
 }
 
 impl Place {
+    /// A place where nobody is doomed.
+    pub fn new(seed: u64, bug: Bug) -> Self {
+        Self {
+            seed,
+            bug,
+            objects: Arc::new(Objects::default()),
+            trace: Arc::new(Trace::default()),
+            doom: Arc::new(Doom::default()),
+            configure: |_, _| {},
+        }
+    }
+
+    /// Calls to storage nodes from the host `who`.
+    pub fn peers(&self, who: &str) -> Peers {
+        Peers::new(seams(self.seed, who), ClusterSecret::given(SECRET).node_token())
+    }
+
     /// A bucket as `who` reaches it, and how to make it fail.
     fn bucket(&self, who: &str) -> (SharedBucket, Arc<FaultyBucket>) {
         let own = SeededRandom::new(self.seed, &format!("{who} bucket")).next_u64();
         let faults = Arc::new(FaultyBucket::new(Arc::clone(&self.objects), own));
         let bucket = TracedBucket::new(faults.clone(), who, Arc::clone(&self.trace), self.bug);
-        (Arc::new(bucket), faults)
+        (Arc::new(Doomed::new(Arc::new(bucket), who, Arc::clone(&self.doom))), faults)
     }
 
     /// Founds a cluster of these nodes.
@@ -61,6 +84,8 @@ impl Place {
             zone: "default".to_owned(),
             weight: 1,
             state: MemberState::Active,
+            becomes: None,
+            dead: false,
         };
         let members = nodes.iter().map(member).collect();
         let document = membership::found(&seams(self.seed, "founder"), FOUNDING, members, "simulation");
@@ -71,7 +96,8 @@ impl Place {
     }
 }
 
-fn address(node: &str) -> String {
+/// Where a storage node is called.
+pub fn address(node: &str) -> String {
     format!("{node}:{NODE_PORT}")
 }
 
@@ -122,6 +148,7 @@ impl Machine {
         config.advertise = Some(address(self.name));
         config.flush_interval = Duration::from_secs(3);
         config.founding = FOUNDING;
+        (self.place.configure)(self.place.seed, &mut config);
         config.catches_up = self.place.bug != Bug::CountsAtOnce;
         config
     }

@@ -2,6 +2,7 @@
 //! under every other seed, and two gateways run their production code; clients fill and empty carts while links,
 //! processes, machines and the bucket fail, and a checker compares what clients were told with what can be true.
 //! `returning.rs` plays one scene of it many times: homes that were away come back and are read from at once.
+//! `changing.rs` changes the ring while processes die at every step of it.
 //!
 //! Each seed of the whole runs twice, each time in a process of its own, and both must do the same, byte by byte.
 //! Replay a seed with `CARTWHEEL_SIM_SEED=7 cargo test --test sim`, with `CARTWHEEL_SIM_TRACE=file` to keep what
@@ -9,12 +10,16 @@
 //! `CARTWHEEL_SIM_SEEDS=100`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, unreachable_pub)]
 
+mod changing;
 mod checker;
 mod client;
 mod cluster;
+mod doom;
+mod ending;
 mod faults;
 mod http;
 mod log;
+mod operator;
 mod returning;
 mod run;
 mod trace;
@@ -37,6 +42,11 @@ const TRACE: &str = "CARTWHEEL_SIM_TRACE";
 /// The test that a process of its own runs.
 const TEST: &str = "seeds_keep_the_promises_and_repeat";
 
+/// The same of the changing ring.
+const CHANGES_TEST: &str = "the_ring_changes_and_nothing_is_lost";
+
+/// How many seeds of the changing ring run if nobody says.
+const DEFAULT_CHANGES: u64 = 8;
 /// Seeds within which a planted bug must be seen.
 const BUG_SEEDS: u64 = 10;
 /// How many seeds run if nobody says.
@@ -68,9 +78,9 @@ fn run_here(seed: u64) {
 }
 
 /// Starts a process for one run of a seed.
-fn spawn(seed: u64, bug: Option<&str>, trace: &Path) -> Child {
+fn spawn(test: &str, seed: u64, bug: Option<&str>, trace: &Path) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", TEST, "--nocapture"]).env(SEED, seed.to_string()).env(TRACE, trace);
+    command.args(["--exact", test, "--nocapture"]).env(SEED, seed.to_string()).env(TRACE, trace);
     match bug {
         Some(bug) => command.env(BUG, bug),
         None => command.env_remove(BUG),
@@ -104,7 +114,7 @@ fn seeds_keep_the_promises_and_repeat() {
     let mut last: Option<Vec<u8>> = None;
     for seed in 1..=number(SEEDS).unwrap_or(DEFAULT_SEEDS) {
         let paths = ["first", "second"].map(|run| directory.path().join(run));
-        let twins = [spawn(seed, None, &paths[0]), spawn(seed, None, &paths[1])];
+        let twins = [spawn(TEST, seed, None, &paths[0]), spawn(TEST, seed, None, &paths[1])];
         for (fine, said) in twins.map(wait) {
             assert!(fine, "{said}");
             println!("{}", said.lines().find(|line| line.contains("simulated")).unwrap_or_default());
@@ -128,12 +138,45 @@ fn planted_bugs_are_seen() {
     let directory = tempfile::tempdir().unwrap();
     for (name, _, says) in BUGS {
         let found = (1..=BUG_SEEDS).find_map(|seed| {
-            let (fine, said) = wait(spawn(seed, Some(name), &directory.path().join(name)));
+            let (fine, said) = wait(spawn(TEST, seed, Some(name), &directory.path().join(name)));
             (!fine).then_some((seed, said))
         });
         let Some((seed, said)) = found else { panic!("{name} went unseen in {BUG_SEEDS} seeds") };
         assert!(said.lines().any(|line| line.contains(says)), "{name} was not recognised:\n{said}");
         println!("{name}: seen with seed {seed}");
+    }
+}
+
+/// Runs one seed of the changing ring here.
+fn change_here(seed: u64) {
+    log::start();
+    let outcome = changing::run(seed);
+    if let Ok(path) = std::env::var(TRACE) {
+        fs::write(path, &outcome.trace).unwrap();
+    }
+    println!("{}", outcome.summary);
+    assert!(
+        outcome.violations.is_empty(),
+        "seed {seed} broke promises:\n{}\nreplay: {SEED}={seed} {TRACE}=trace.txt cargo test --test sim {CHANGES_TEST}",
+        outcome.violations.join("\n")
+    );
+}
+
+#[test]
+fn the_ring_changes_and_nothing_is_lost() {
+    if let Some(seed) = number(SEED) {
+        return change_here(seed);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let seeds: Vec<u64> = (1..=number(SEEDS).unwrap_or(DEFAULT_CHANGES)).collect();
+    // Two at a time, each in a process of its own.
+    for pair in seeds.chunks(2) {
+        let start = |seed: &u64| spawn(CHANGES_TEST, *seed, None, &directory.path().join(seed.to_string()));
+        let running: Vec<Child> = pair.iter().map(start).collect();
+        for (fine, said) in running.into_iter().map(wait) {
+            assert!(fine, "{said}");
+            println!("{}", said.lines().find(|line| line.contains("simulated")).unwrap_or_default());
+        }
     }
 }
 

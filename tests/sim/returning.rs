@@ -20,7 +20,7 @@ use crate::cluster::{GATEWAYS, Machine, Place, Presence, add_gateway};
 use crate::http::{Answer, Http};
 use crate::trace::Trace;
 use crate::world::lock::Lock;
-use crate::world::{Bug, Objects, SeededRandom, pass};
+use crate::world::{Bug, SeededRandom, pass};
 
 /// The storage nodes.
 const NODES: [&str; 6] = ["node-a", "node-b", "node-c", "node-d", "node-e", "node-f"];
@@ -233,8 +233,8 @@ fn newest(answer: &Answer) -> u64 {
 
 /// Runs the seed.
 pub fn run(seed: u64, bug: Bug) -> Outcome {
-    let trace = Arc::new(Trace::default());
-    let place = Place { seed, bug, objects: Arc::new(Objects::default()), trace: Arc::clone(&trace) };
+    let place = Place::new(seed, bug);
+    let trace = Arc::clone(&place.trace);
     let presence = Arc::new(Presence::default());
     let script = Arc::new(Script::draw(seed, &place.found(&NODES)));
     trace.line_at(Duration::ZERO, "script", &format!("{script:?}"));

@@ -7,17 +7,18 @@ use cartwheel_bucket::{Faults, FaultyBucket};
 use turmoil::Sim;
 
 use crate::checker::Checker;
-use crate::client::{Client, Shared, WRITERS};
+use crate::client::{Client, KEYS, Shared, WRITERS};
 use crate::cluster::{GATEWAYS, Machine, Place, Presence, add_gateway, bucket_faults};
-use crate::faults::{Event, FOUNDERS, Fault, HEALED, LATE, NODES, joins, plan};
-use crate::trace::Trace;
+use crate::faults::{CALM, Event, FOUNDERS, Fault, HEALED, LATE, NODES, joins, plan};
 use crate::world::lock::Lock;
-use crate::world::{Bug, Objects};
+use crate::world::Bug;
 
 /// The longest that a simulation may last.
 const LONGEST: Duration = Duration::from_secs(120);
 /// The longest that a message is on its way.
 const LATENCY: Duration = Duration::from_millis(20);
+/// When writers stop: a while after nothing is amiss any more.
+const STOP: Duration = Duration::from_secs(45);
 
 /// What came of a run.
 pub struct Outcome {
@@ -41,11 +42,14 @@ struct Hosts<'a> {
 
 /// Runs the seed.
 pub fn run(seed: u64, bug: Bug) -> Outcome {
-    let place = Place { seed, bug, objects: Arc::new(Objects::default()), trace: Arc::new(Trace::default()) };
+    let place = Place::new(seed, bug);
     let presence = Arc::new(Presence::default());
     let shared = Arc::new(Shared {
         seed,
         bug,
+        keys: KEYS,
+        calm: Lock::new(CALM),
+        stop: Lock::new(STOP),
         trace: Arc::clone(&place.trace),
         checker: Lock::new(Checker::default()),
         stopped: Lock::new(0),
@@ -191,7 +195,7 @@ impl Hosts<'_> {
     }
 }
 
-fn finish(shared: &Shared, faults: usize, injected: u64, simulated: Duration) -> Outcome {
+pub fn finish(shared: &Shared, faults: usize, injected: u64, simulated: Duration) -> Outcome {
     let mut checker = shared.checker.lock();
     let c = &checker.counts;
     let settled = shared.settled.lock().map_or("never".to_owned(), |at| format!("{:.1} s", at.as_secs_f64()));

@@ -35,6 +35,8 @@ pub enum Work {
     Hints,
     /// A home that was away comes to count again.
     CatchUp,
+    /// Homes that compare what they hold, and take over what others held.
+    Repair,
     /// A gateway that does without storage nodes.
     LastResort,
     /// Settings of namespaces.
@@ -45,7 +47,7 @@ pub enum Work {
 
 impl Work {
     /// Every kind of work, in the order of their declaration.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Start,
         Self::Membership,
         Self::Flush,
@@ -56,6 +58,7 @@ impl Work {
         Self::Index,
         Self::Hints,
         Self::CatchUp,
+        Self::Repair,
         Self::LastResort,
         Self::Namespaces,
         Self::Tools,
@@ -75,6 +78,7 @@ impl Work {
             Self::Index => "index",
             Self::Hints => "hints",
             Self::CatchUp => "catch_up",
+            Self::Repair => "repair",
             Self::LastResort => "last_resort",
             Self::Namespaces => "namespaces",
             Self::Tools => "tools",

@@ -17,6 +17,7 @@ mod tests;
 use crate::clock::Clock;
 use crate::container::Container;
 use crate::hash::KeyHash;
+use crate::merkle::{LeafDeltas, Span, Tree, Watched, find, leaf};
 use crate::record::Brief;
 
 use actors::Actors;
@@ -73,12 +74,14 @@ pub struct ClockIndex {
     slots: Vec<Slot>,
     actors: Actors,
     complete: bool,
+    /// The sums of all entries, changed with each of them.
+    merkle: Watched,
 }
 
 impl Default for ClockIndex {
     fn default() -> Self {
         let slots = (0..Self::SHARDS).map(|_| Slot::default()).collect();
-        Self { slots, actors: Actors::default(), complete: false }
+        Self { slots, actors: Actors::default(), complete: false, merkle: Watched::default() }
     }
 }
 
@@ -115,11 +118,21 @@ impl ClockIndex {
             Known::AtLeast(brief) => (brief, false),
         };
         let packed = packed::pack(brief, full, &mut self.actors);
+        let before = self.leaf(hash);
+        let mut after = leaf(hash, brief.seen());
         let (at, name) = split(hash);
         let slot = &mut self.slots[at];
         if slot.shard.put(&name, &packed, limit) == Err(ShardFull) {
             slot.lossy = true;
+            after = 0;
         }
+        self.merkle.change(hash, before, after);
+    }
+
+    /// What the entry of a key adds to the Merkle tree; 0 without one.
+    #[must_use]
+    pub fn leaf(&self, hash: KeyHash) -> u64 {
+        self.seen(hash).map_or(0, |seen| leaf(hash, &seen))
     }
 
     /// Adds what a segment or a full read says. `full` if that was all there is.
@@ -139,6 +152,8 @@ impl ClockIndex {
 
     /// Forgets a key. Was there an entry of it?
     pub fn remove(&mut self, hash: KeyHash) -> bool {
+        let before = self.leaf(hash);
+        self.merkle.change(hash, before, 0);
         let (at, name) = split(hash);
         self.slots[at].shard.remove(&name)
     }
@@ -170,7 +185,8 @@ impl ClockIndex {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let shards: usize = self.slots.iter().map(|slot| slot.shard.bytes()).sum();
-        size_of::<Self>() + self.slots.capacity() * size_of::<Slot>() + shards + self.actors.bytes()
+        let slots = self.slots.capacity() * size_of::<Slot>();
+        size_of::<Self>() + slots + shards + self.actors.bytes() + Tree::BYTES
     }
 
     /// The figures of a group, 0 to [`ClockIndex::GROUPS`] - 1; zeros past that.
@@ -205,6 +221,47 @@ impl ClockIndex {
         }
         dead.sort_unstable_by_key(|(hash, _)| *hash);
         dead
+    }
+}
+
+impl ClockIndex {
+    /// The Merkle tree over all entries.
+    #[must_use]
+    pub fn tree(&self) -> &Tree {
+        self.merkle.tree()
+    }
+
+    /// What has changed in the tree since this was last called; `None` the first time.
+    pub fn take_tree_changes(&mut self) -> Option<LeafDeltas> {
+        self.merkle.take_changes()
+    }
+
+    /// The shards, ascending, that hold the keys of `spans`.
+    #[must_use]
+    pub fn shards_of(spans: &[Span]) -> std::collections::BTreeSet<u32> {
+        let shard = |hash: KeyHash| hash.partition(Self::SHARDS);
+        spans.iter().flat_map(|span| shard(span.first())..=shard(span.last())).collect()
+    }
+
+    /// The keys of a shard that are in these ascending spans and after `after`, ascending.
+    #[must_use]
+    pub fn hashes_in(&self, shard: u32, spans: &[Span], after: Option<KeyHash>) -> Vec<KeyHash> {
+        let Some((slot, first)) = self.slots.get(shard as usize).zip(u8::try_from(shard).ok()) else {
+            return Vec::new();
+        };
+        let hashes = slot.shard.iter().map(|(name, _)| whole(first, name));
+        let is_asked = |hash: &KeyHash| after.is_none_or(|a| *hash > a) && find(spans, *hash).is_some();
+        let mut found: Vec<KeyHash> = hashes.filter(is_asked).collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// All that was seen of a key; `None` without an entry.
+    #[must_use]
+    pub fn seen(&self, hash: KeyHash) -> Option<Clock> {
+        let (at, name) = split(hash);
+        let packed = self.slots[at].shard.get(&name)?;
+        Some(packed::unpack_seen(packed, &self.actors))
     }
 }
 

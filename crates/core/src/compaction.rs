@@ -6,10 +6,15 @@
 //! flushes, and small merges of them. Once they are large, a merge splits them at the groups' borders, and from then
 //! on each group is merged by itself: the work of one merge, and the room it takes in the bucket meanwhile, stay a
 //! fraction of the node's data.
+//!
+//! Runs that are borrowed from another node come before all else, for that one can't delete them until they are let go
+//! of: those of each group, then the wide ones, are rewritten into runs of this node's own, each record once.
 
 use std::iter::Sum;
 
 use crate::hash::KeyHash;
+use crate::manifest::SegmentEntry;
+use crate::ranges::{HashRange, share};
 
 /// Groups of partitions that are merged apart from each other.
 pub const GROUPS: u32 = 16;
@@ -41,6 +46,16 @@ pub struct Amount {
     pub records: u64,
 }
 
+impl Amount {
+    /// What counts of a segment: all of it, or so much as its ranges are of the hashes that it spans.
+    #[must_use]
+    pub fn of(entry: &SegmentEntry) -> Self {
+        let whole = HashRange { first: entry.first, last: entry.last };
+        let part = |amount| if entry.only.is_empty() { amount } else { share(amount, &entry.only, whole) };
+        Self { bytes: part(entry.bytes), records: part(entry.records) }
+    }
+}
+
 impl Sum for Amount {
     fn sum<I: Iterator<Item = Self>>(amounts: I) -> Self {
         amounts
@@ -58,6 +73,8 @@ pub struct Run {
     /// Is all of it older than what nodes ask each other for after they lost a disk? Merging younger runs into
     /// large ones would make the answers to that large.
     pub settled: bool,
+    /// Is any of it another node's?
+    pub borrowed: bool,
 }
 
 /// What there is to be merged.
@@ -74,6 +91,8 @@ pub struct Picture<'a> {
 /// Why runs are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
+    /// They are another node's.
+    Borrowed,
     /// There are several of one size.
     Tier,
     /// Wide ones have grown large.
@@ -98,7 +117,8 @@ pub struct Plan {
 /// The next merge, if one is worthwhile.
 #[must_use]
 pub fn plan(picture: &Picture<'_>) -> Option<Plan> {
-    wide_tier(picture)
+    borrowed(picture)
+        .or_else(|| wide_tier(picture))
         .or_else(|| (0..GROUPS).find_map(|group| tier(picture, Some(group)).map(|i| merge(i, Why::Tier))))
         .or_else(|| split(picture))
         .or_else(|| (0..GROUPS).find_map(|group| waste(picture, group)))
@@ -108,6 +128,18 @@ pub fn plan(picture: &Picture<'_>) -> Option<Plan> {
 
 fn merge(inputs: Vec<usize>, why: Why) -> Plan {
     Plan { inputs, split: false, why }
+}
+
+/// Runs of other nodes, of one area, become this node's own. Those that are settled apart from those that are not, so
+/// that nobody who asks for what is young gets what is old.
+fn borrowed(picture: &Picture<'_>) -> Option<Plan> {
+    let of = |settled: bool, group: Option<u32>| {
+        let runs = runs_of(picture, group).filter(|(_, run)| run.borrowed && run.settled == settled);
+        let inputs: Vec<usize> = runs.map(|(at, _)| at).take(MAX_INPUTS).collect();
+        (!inputs.is_empty()).then_some(Plan { inputs, split: true, why: Why::Borrowed })
+    };
+    let areas = || (0..GROUPS).map(Some).chain([None]);
+    areas().find_map(|group| of(true, group)).or_else(|| areas().find_map(|group| of(false, group)))
 }
 
 /// The runs of one group, or the wide ones.
@@ -227,7 +259,7 @@ mod tests {
     const NONE: [bool; GROUPS as usize] = [false; GROUPS as usize];
 
     fn run(bytes: u64, group: Option<u32>) -> Run {
-        Run { amount: Amount { bytes, records: 1 }, group, settled: true }
+        Run { amount: Amount { bytes, records: 1 }, group, settled: true, borrowed: false }
     }
 
     fn plan_of(runs: &[Run], live: u64) -> Option<Plan> {
@@ -306,6 +338,49 @@ mod tests {
         assert_eq!(plan_of(&young).unwrap().inputs, [1]);
     }
 
+    /// Whatever else there is to do, and however much: what is borrowed goes first, each run once.
+    #[test]
+    fn what_is_borrowed_is_rewritten_first_and_all_of_it() {
+        let borrowed = |group, settled| Run { settled, borrowed: true, ..run(1 << 20, group) };
+        let mut runs = vec![run(1000, None); 8];
+        runs.extend((0..70).map(|n| borrowed([Some(3), None, Some(9)][n % 3], n % 2 == 0)));
+        let reapable = [true; GROUPS as usize];
+        let (mut merges, mut written) = (0, 0);
+        loop {
+            let plan = plan(&Picture { runs: &runs, live: &LIVE, reapable: &reapable }).unwrap();
+            if plan.why != Why::Borrowed {
+                break;
+            }
+            assert!(plan.split && plan.inputs.iter().all(|at| runs[*at].borrowed));
+            merges += 1;
+            written += carry_out(&mut runs, &plan);
+            // More comes in all the while.
+            runs.extend([run(1000, None); 4]);
+        }
+        assert!(runs.iter().all(|run| !run.borrowed));
+        assert!(merges <= 6, "{merges} merges");
+        assert_eq!(written, 70 << 20, "each byte once");
+    }
+
+    #[test]
+    fn a_borrowed_segment_counts_for_its_share() {
+        let only = vec![HashRange::of_partition(5, 16), HashRange::of_partition(7, 16)];
+        let entry = SegmentEntry {
+            object: "nodes/b/c/x/1.seg".to_owned(),
+            bytes: 16_000,
+            tail_offset: 1,
+            records: 160,
+            first: KeyHash(0),
+            last: KeyHash(u128::MAX),
+            run: "x".to_owned(),
+            born_ms: 0,
+            only: Vec::new(),
+        };
+        assert_eq!(Amount::of(&entry), Amount { bytes: 16_000, records: 160 });
+        let part = Amount::of(&SegmentEntry { only, ..entry });
+        assert!((2000..2003).contains(&part.bytes) && (20..23).contains(&part.records), "{part:?}");
+    }
+
     /// What a merge makes of runs that are all alive.
     fn carry_out(runs: &mut Vec<Run>, plan: &Plan) -> u64 {
         let bytes: u64 = plan.inputs.iter().map(|at| runs[*at].amount.bytes).sum();
@@ -345,11 +420,15 @@ mod tests {
         /// A plan names existing runs, each once, of one area, and comes only with something to gain.
         #[test]
         fn plans_are_sound(
-            runs in prop::collection::vec((0..1_u64 << 30, prop::option::of(0..GROUPS), any::<bool>()), 0..80),
+            runs in prop::collection::vec(
+                (0..1_u64 << 30, prop::option::of(0..GROUPS), any::<bool>(), prop::bool::weighted(0.02)), 0..80,
+            ),
             live in 0..1_u64 << 32, reapable: [bool; GROUPS as usize],
         ) {
-            let runs: Vec<Run> =
-                runs.into_iter().map(|(bytes, group, settled)| Run { settled, ..run(bytes, group) }).collect();
+            let runs: Vec<Run> = runs
+                .into_iter()
+                .map(|(bytes, group, settled, borrowed)| Run { settled, borrowed, ..run(bytes, group) })
+                .collect();
             let live = Amount { bytes: live, records: 20 };
             let picture = Picture { runs: &runs, live: &[live; GROUPS as usize], reapable: &reapable };
             if let Some(plan) = plan(&picture) {
@@ -358,6 +437,14 @@ mod tests {
                 let groups: Vec<_> = plan.inputs.iter().map(|at| runs[*at].group).collect();
                 prop_assert!(groups.windows(2).all(|w| w[0] == w[1]));
                 prop_assert!(plan.inputs.len() > 1 || plan.split || matches!(plan.why, Why::Reap(_)));
+                let borrowed: Vec<_> = plan.inputs.iter().map(|at| runs[*at].borrowed).collect();
+                prop_assert_eq!(plan.why == Why::Borrowed, runs.iter().any(|run| run.borrowed));
+                prop_assert!(borrowed.iter().all(|borrowed| *borrowed == (plan.why == Why::Borrowed)));
+                if plan.why == Why::Borrowed {
+                    let ages: Vec<_> = plan.inputs.iter().map(|at| runs[*at].settled).collect();
+                    prop_assert!(plan.split && ages.windows(2).all(|w| w[0] == w[1]));
+                    return Ok(());
+                }
                 prop_assert!(!plan.split || groups[0].is_none());
                 let young = plan.inputs.iter().any(|at| !runs[*at].settled);
                 let small = plan.inputs.iter().all(|at| runs[*at].settled || runs[*at].amount.bytes < SMALL);

@@ -21,6 +21,7 @@ pub mod names;
 pub mod namespace;
 pub mod put;
 pub mod quorum;
+pub mod ranges;
 pub mod record;
 pub mod ring;
 pub mod segment;

@@ -4,6 +4,9 @@
 //! An object of the node is in one of three states: *named* (it is read), *dropped* (its content is in others; it
 //! waits to be deleted, and is never read or taken up again), or in no manifest (it was flushed lately, or by a
 //! process that was thought dead: it is taken up).
+//!
+//! A manifest may name segments of other nodes as well, restricted to ranges of hashes: they are *borrowed*. Only their
+//! owner, whose name theirs begins with, ever drops or deletes them.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::{KeyHash, checksum};
 use crate::names::NodeId;
+use crate::ranges::{self, HashRange};
 use crate::segment::BuiltSegment;
 
 /// The format written.
@@ -44,6 +48,10 @@ pub struct Manifest {
     /// All that the node had acknowledged before this time is in its segments: milliseconds since 1970 by the store's
     /// clock; 0 if that is not known.
     pub held_ms: u64,
+    /// The process that wrote it has ended, and everything that the node had acknowledged is in these segments. The next
+    /// process to claim it makes that false again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
     /// Checksum of the document with this field empty, 16 hex digits.
     pub checksum: String,
 }
@@ -70,6 +78,10 @@ pub struct SegmentEntry {
     /// When the newest of its records was put into the bucket, milliseconds since 1970 by the store's clock; 0 if
     /// that is when the object was.
     pub born_ms: u64,
+    /// The hashes that count, where the object is another node's: joined, at most one range for each partition. Empty:
+    /// all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<HashRange>,
 }
 
 /// An object that waits to be deleted.
@@ -98,8 +110,45 @@ impl SegmentEntry {
             run: object.clone(),
             object,
             born_ms: 0,
+            only: Vec::new(),
         }
     }
+
+    /// The node that made the object: the only one that may ever delete it. `None` if that is no segment of a node.
+    #[must_use]
+    pub fn owner(&self) -> Option<&str> {
+        owner_of_object(&self.object)
+    }
+
+    /// May it hold this hash, and does that count?
+    #[must_use]
+    pub fn covers(&self, hash: KeyHash) -> bool {
+        (self.first..=self.last).contains(&hash)
+            && (self.only.is_empty() || ranges::contains(&self.only, hash))
+    }
+
+    /// The hashes that count, joined: never none.
+    #[must_use]
+    pub fn ranges(&self) -> Vec<HashRange> {
+        if self.only.is_empty() {
+            vec![HashRange { first: self.first, last: self.last }]
+        } else {
+            self.only.clone()
+        }
+    }
+
+    /// What is left of it within `wanted`, which is joined; `None` if that is nothing.
+    #[must_use]
+    pub fn restricted_to(&self, wanted: &[HashRange]) -> Option<Self> {
+        let only = ranges::common(&self.ranges(), wanted);
+        (!only.is_empty()).then(|| Self { only, ..self.clone() })
+    }
+}
+
+/// The node that an object under `nodes/{id}/` belongs to.
+#[must_use]
+pub fn owner_of_object(object: &str) -> Option<&str> {
+    object.strip_prefix("nodes/")?.split_once('/').map(|(owner, _)| owner)
 }
 
 /// The incarnation and the number that the name of a flush tells: `nodes/{id}/f/{epoch:010}-{nonce}/{n:010}.seg`.
@@ -123,6 +172,9 @@ pub enum ManifestError {
     /// Damaged.
     #[error("manifest checksum does not match")]
     Checksum,
+    /// The ranges of an entry are not in order.
+    #[error("manifest entry of {0}: field only: its ranges are not ascending, apart and within the segment")]
+    Ranges(String),
 }
 
 impl Manifest {
@@ -141,6 +193,7 @@ impl Manifest {
             dropped: Vec::new(),
             taken: BTreeMap::new(),
             held_ms: 0,
+            ended: false,
             checksum: String::new(),
         }
     }
@@ -192,7 +245,15 @@ impl Manifest {
         if manifest.checksum != manifest.sum() {
             return Err(ManifestError::Checksum);
         }
-        Ok(manifest)
+        // Whoever looks a hash up in them relies on it.
+        let in_order = |e: &&SegmentEntry| {
+            let within = e.only.iter().all(|r| e.first <= r.first && r.last <= e.last);
+            within && ranges::is_joined(&e.only)
+        };
+        match manifest.segments.iter().chain(&manifest.graves).find(|entry| !in_order(entry)) {
+            Some(entry) => Err(ManifestError::Ranges(entry.object.clone())),
+            None => Ok(manifest),
+        }
     }
 
     fn sum(&self) -> String {
@@ -207,6 +268,18 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    /// A segment of node-b of which the second and the last quarter are borrowed.
+    fn borrowed() -> SegmentEntry {
+        let range = |partition| HashRange::of_partition(partition, 4);
+        SegmentEntry {
+            object: "nodes/node-b/c/0000000004-beef-000001/0000000001.seg".into(),
+            born_ms: 1_699_999_997_000,
+            first: KeyHash(0),
+            only: vec![range(1), range(3)],
+            ..manifest().segments.remove(0)
+        }
+    }
+
     fn manifest() -> Manifest {
         let node = NodeId::new("node-a").unwrap();
         Manifest {
@@ -219,6 +292,7 @@ mod tests {
                 last: KeyHash(u128::MAX),
                 run: "0000000002-cafe/0000000001".into(),
                 born_ms: 0,
+                only: Vec::new(),
             }],
             dropped: vec![Dropped {
                 object: "nodes/node-a/f/0000000001-beef/0000000007.seg".into(),
@@ -233,8 +307,47 @@ mod tests {
 
     #[test]
     fn golden_file() {
-        let golden = crate::golden::check("manifest-v1.json", &manifest().to_json());
-        assert_eq!(Manifest::parse(&golden).unwrap().segments, manifest().segments);
+        let mut manifest = manifest();
+        manifest.segments.push(borrowed());
+        manifest.ended = true;
+        let golden = crate::golden::check("manifest-v1.json", &manifest.to_json());
+        let parsed = Manifest::parse(&golden).unwrap();
+        assert_eq!((parsed.segments, parsed.ended), (manifest.segments, true));
+    }
+
+    #[test]
+    fn what_is_the_case_of_most_takes_no_room() {
+        let text = String::from_utf8(manifest().to_json()).unwrap();
+        assert!(!text.contains("only") && !text.contains("ended"), "{text}");
+        assert!(!Manifest::parse(text.as_bytes()).unwrap().ended);
+    }
+
+    #[test]
+    fn a_borrowed_segment_counts_within_its_ranges() {
+        let (own, entry) = (manifest().segments.remove(0), borrowed());
+        assert_eq!((own.owner(), entry.owner()), (Some("node-a"), Some("node-b")));
+        assert_eq!(owner_of_object("hints/a/b/1.seg"), None);
+        let quarter = |n: u128| KeyHash(n * (u128::MAX / 4) + 99);
+        assert_eq!([0, 1, 2, 3].map(|n| entry.covers(quarter(n))), [false, true, false, true]);
+        assert!([0, 1, 2, 3].iter().all(|n| own.covers(quarter(*n))));
+        assert!(!own.covers(KeyHash(0)), "before its first record");
+        let half = [HashRange::of_partition(0, 2)];
+        let part = entry.restricted_to(&half).unwrap();
+        assert_eq!(part.only, [HashRange::of_partition(1, 4)]);
+        assert_eq!(part.restricted_to(&[HashRange::of_partition(1, 2)]), None, "nothing is not all");
+        let whole = own.restricted_to(&[HashRange::ALL]).unwrap();
+        assert_eq!(whole.only, own.ranges());
+    }
+
+    #[test]
+    fn ranges_that_are_not_in_order_are_refused() {
+        let all = borrowed().only;
+        let outside = HashRange { first: KeyHash(0), last: KeyHash(5) };
+        for (first, only) in [(1, vec![outside]), (0, vec![all[1], all[0]]), (0, vec![all[0], all[0]])] {
+            let entry = SegmentEntry { first: KeyHash(first), only, ..borrowed() };
+            let bad = Manifest { graves: vec![entry.clone()], ..manifest() };
+            assert_eq!(Manifest::parse(&bad.to_json()), Err(ManifestError::Ranges(entry.object)));
+        }
     }
 
     #[test]

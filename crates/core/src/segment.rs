@@ -4,6 +4,8 @@
 //! header   "CWSEGMT1"
 //! blocks   per block: records, each varint length + record bytes; u64 checksum
 //! clocks   per record: u128 hash, brief container; u64 checksum        (the clock column)
+//! leaves   what the records changed in the node's Merkle tree (crate::merkle::LeafDeltas); u64 checksum; in flushes
+//!          only, and only where all that the node held was known
 //! filter   bits of a Bloom filter over the hashes; u64 checksum
 //! index    per block: u128 first hash, varint offset, varint length; u64 checksum
 //! footer   varint sections, per section: u8 kind, varint offset, varint length; varint records;
@@ -16,6 +18,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::codec::{DecodeError, Reader, put_bytes, put_varint};
 use crate::container::Container;
 use crate::hash::{KeyHash, checksum};
+use crate::merkle::LeafDeltas;
 use crate::record::{Brief, decode_brief, encode_brief};
 
 /// A block is closed once it holds so many bytes.
@@ -32,6 +35,7 @@ const SECTION_BLOCKS: u8 = 1;
 const SECTION_CLOCKS: u8 = 2;
 const SECTION_FILTER: u8 = 3;
 const SECTION_INDEX: u8 = 4;
+const SECTION_LEAVES: u8 = 5;
 
 /// Builds one segment; push records in ascending order.
 #[derive(Debug)]
@@ -41,6 +45,7 @@ pub struct SegmentBuilder {
     blocks: Vec<BlockEntry>,
     clocks: BytesMut,
     hashes: Vec<KeyHash>,
+    leaves: Option<LeafDeltas>,
 }
 
 /// Where a block lies.
@@ -81,7 +86,19 @@ impl SegmentBuilder {
     pub fn new() -> Self {
         let mut out = BytesMut::with_capacity(BLOCK_BYTES * 4);
         out.put_slice(MAGIC);
-        Self { block_start: out.len(), out, blocks: Vec::new(), clocks: BytesMut::new(), hashes: Vec::new() }
+        Self {
+            block_start: out.len(),
+            out,
+            blocks: Vec::new(),
+            clocks: BytesMut::new(),
+            hashes: Vec::new(),
+            leaves: None,
+        }
+    }
+
+    /// Says what has changed in the node's Merkle tree since the flush before this one.
+    pub fn leaves(&mut self, changes: LeafDeltas) {
+        self.leaves = Some(changes);
     }
 
     /// Adds a record: its hash, its bytes, and its clock in brief.
@@ -127,6 +144,9 @@ impl SegmentBuilder {
             sections.push((kind, start, out.len()));
         };
         section(&mut self.out, SECTION_CLOCKS, &|out| out.put_slice(&self.clocks));
+        if let Some(leaves) = &self.leaves {
+            section(&mut self.out, SECTION_LEAVES, &|out| leaves.encode(out));
+        }
         let tail_offset = self.out.len() as u64;
         section(&mut self.out, SECTION_FILTER, &|out| out.put_slice(&Filter::build(&self.hashes).bits));
         section(&mut self.out, SECTION_INDEX, &|out| {
@@ -209,6 +229,7 @@ pub struct SegmentMeta {
     filter: Filter,
     index: Vec<BlockEntry>,
     clocks: (u64, u64),
+    leaves: Option<(u64, u64)>,
     /// How many records.
     pub records: u64,
     /// The hash of the first record.
@@ -232,7 +253,7 @@ impl SegmentMeta {
         }
         let start = footer_end.checked_sub(length).ok_or(DecodeError::Truncated("segment footer"))?;
         let mut footer = Reader::new(unseal(&tail.slice(start..footer_end), "segment footer")?);
-        let (mut filter, mut index, mut clocks) = (None, None, (0, 0));
+        let (mut filter, mut index, mut clocks, mut leaves) = (None, None, (0, 0), None);
         for _ in 0..footer.count(3, "sections")? {
             let kind = footer.u8("section")?;
             let (offset, length) = (footer.varint("section")?, footer.varint("section")?);
@@ -248,6 +269,7 @@ impl SegmentMeta {
                 SECTION_FILTER => filter = Some(unseal(&inside()?, "segment filter")?),
                 SECTION_INDEX => index = Some(unseal(&inside()?, "segment index")?),
                 SECTION_CLOCKS => clocks = (offset, length),
+                SECTION_LEAVES => leaves = Some((offset, length)),
                 _ => {}
             }
         }
@@ -267,7 +289,7 @@ impl SegmentMeta {
         }
         // Memory of its own: a slice would keep the whole tail alive.
         let filter = Filter { bits: Bytes::copy_from_slice(&filter) };
-        Ok(Self { filter, index, clocks, records, first, last })
+        Ok(Self { filter, index, clocks, leaves, records, first, last })
     }
 
     /// May the segment hold this hash? `false` is certain.
@@ -295,6 +317,12 @@ impl SegmentMeta {
     #[must_use]
     pub fn clock_column(&self) -> (u64, u64) {
         self.clocks
+    }
+
+    /// Where the changes to the Merkle tree lie: offset and length in bytes; `None` if it does not say.
+    #[must_use]
+    pub fn leaf_deltas(&self) -> Option<(u64, u64)> {
+        self.leaves
     }
 
     /// Bytes of memory that this takes.
@@ -335,6 +363,17 @@ pub fn decode_block(block: &Bytes) -> Result<Vec<Bytes>, DecodeError> {
         records.push(reader.bytes("segment record")?);
     }
     Ok(records)
+}
+
+/// The changes to the Merkle tree that a segment says it makes.
+///
+/// # Errors
+/// [`DecodeError`]; the section's checksum is verified.
+pub fn decode_leaf_deltas(section: &Bytes) -> Result<LeafDeltas, DecodeError> {
+    let mut reader = Reader::new(unseal(section, "leaf deltas")?);
+    let deltas = LeafDeltas::decode(&mut reader)?;
+    reader.end("leaf deltas")?;
+    Ok(deltas)
 }
 
 /// The clock column: each record's hash and clock, decoded one by one.
@@ -417,6 +456,26 @@ mod tests {
         let clocks: Vec<_> = ClockColumn::open(&column).unwrap().map(Result::unwrap).collect();
         assert_eq!(clocks.len(), 500);
         assert_eq!(clocks[7], (pushed[7].0, brief(8)));
+    }
+
+    #[test]
+    fn what_a_flush_changes_in_the_tree_is_found() {
+        let (built, pushed) = build(3, 10);
+        assert_eq!(meta(&built).leaf_deltas(), None);
+        let mut watched = crate::merkle::Watched::default();
+        watched.take_changes();
+        watched.change(pushed[0].0, 0, 7);
+        let changes = watched.take_changes().unwrap();
+        let mut builder = SegmentBuilder::new();
+        builder.push(pushed[0].0, &pushed[0].1, &brief(1));
+        builder.leaves(changes.clone());
+        let built = builder.finish().unwrap();
+        let (offset, length) = meta(&built).leaf_deltas().unwrap();
+        let section = built.bytes.slice(offset as usize..(offset + length) as usize);
+        assert_eq!(decode_leaf_deltas(&section).unwrap(), changes);
+        let mut damaged = section.to_vec();
+        damaged[1] ^= 1;
+        assert!(decode_leaf_deltas(&damaged.into()).is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod answer;
 mod call;
+mod repair;
 
 use bytes::{Bytes, BytesMut};
 
@@ -16,6 +17,7 @@ use crate::names::{Key, Namespace, NodeId};
 use crate::quorum::Durability;
 use crate::record::{Brief, Version, etag};
 use crate::standing::Standing;
+pub use repair::{MAX_FETCHED, MAX_SPANS, MAX_SUMS, Repair};
 
 /// Most entity tags in one precondition.
 pub const MAX_TAGS: usize = 64;
@@ -188,6 +190,8 @@ pub enum Request {
         /// The keys, at most [`MAX_DECEASED`].
         keys: Vec<Deceased>,
     },
+    /// A home compares what it holds with what you hold.
+    Repair(Repair),
 }
 
 /// Most keys of one [`Request::Attest`] or [`Request::Reap`].
@@ -286,6 +290,15 @@ pub enum Reply {
         /// For each key: does it agree?
         agreed: Vec<bool>,
     },
+    /// The sums asked for, in order ([`Repair::Sums`]).
+    Sums(Vec<u64>),
+    /// What was seen of keys ([`Repair::Clocks`]).
+    Clocks {
+        /// Are there others after them?
+        more: bool,
+        /// Ascending by hash.
+        clocks: Vec<(KeyHash, Clock)>,
+    },
     /// It did nothing.
     Refused(Refusal),
 }
@@ -336,6 +349,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Actor;
+    use crate::merkle::Span;
     use crate::record::Value;
 
     fn cursor() -> Option<(KeyHash, Bytes)> {
@@ -344,6 +358,7 @@ mod tests {
 
     fn calls() -> Vec<Call> {
         let deceased = vec![Deceased { hash: KeyHash(9), leaf: 8 }];
+        let spans = vec![Span::of(KeyHash(5 << 108), 20), Span::of(KeyHash(7 << 108), 20)];
         let namespace = Namespace::new(b"carts").unwrap();
         let key = Key::new(Bytes::from_static(b"alice")).unwrap();
         let context: Clock = [Dot { actor: Actor::parse("node-a.1").unwrap(), n: 3 }].into_iter().collect();
@@ -392,6 +407,12 @@ mod tests {
             Request::Offer { holder: node.clone(), urgent: true },
             Request::Attest { partition: 3, homes: vec![node], keys: deceased.clone() },
             Request::Reap { partition: 3, keys: deceased },
+            Request::Repair(Repair::Sums { spans: spans.clone(), depth: 4 }),
+            Request::Repair(Repair::Clocks { spans, after: Some(KeyHash(9)), bytes: 1024 }),
+            Request::Repair(Repair::Fetch { hashes: vec![KeyHash(8), KeyHash(9)], bytes: 1024 }),
+            Request::Repair(Repair::Settle),
+            Request::Repair(Repair::Begin { partition: Some(0) }),
+            Request::Repair(Repair::Begin { partition: None }),
         ]
         .into_iter()
         .map(|request| Call { ring_version: 42, request })
@@ -420,6 +441,8 @@ mod tests {
                 alive: vec![NodeId::new("node-c").unwrap()],
             },
             Reply::Attested { keeps: true, agreed: vec![true, false] },
+            Reply::Sums(vec![0, u64::MAX]),
+            Reply::Clocks { more: true, clocks: vec![(KeyHash(9), clock.clone())] },
         ];
         replies.extend(
             [

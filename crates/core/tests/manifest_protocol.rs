@@ -3,6 +3,8 @@
 //! them something does, and the shortest way there is printed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "manifest_protocol/borrower.rs"]
+mod borrower;
 #[path = "manifest_protocol/checks.rs"]
 mod checks;
 #[path = "manifest_protocol/compaction.rs"]

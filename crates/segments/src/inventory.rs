@@ -282,6 +282,7 @@ mod tests {
             last: KeyHash(1),
             run: object.to_owned(),
             born_ms: 0,
+            only: Vec::new(),
         }
     }
 

@@ -18,11 +18,12 @@ use cartwheel_bucket::{BucketError, SharedBucket};
 use cartwheel_core::codec::DecodeError;
 use cartwheel_core::container::Container;
 use cartwheel_core::hash::KeyHash;
-use cartwheel_core::manifest::SegmentEntry;
+use cartwheel_core::manifest::{SegmentEntry, owner_of_object};
+use cartwheel_core::ranges::{self, HashRange};
 use cartwheel_core::record::{Brief, Record, Version};
-use cartwheel_core::segment::{BlockEntry, ClockColumn, SegmentMeta, decode_block, tail_offset};
+use cartwheel_core::segment::{BlockEntry, SegmentMeta, decode_block, tail_offset};
 
-use crate::{Identity, RecordKey};
+use crate::{Clocks, Identity, RecordKey};
 
 /// Enough of the end of an object to hold any footer of this format.
 const FOOTER_BYTES: u64 = 4096;
@@ -84,10 +85,51 @@ impl Segment {
         self.meta.get().map_or(0, |meta| meta.weight() as u64)
     }
 
-    /// May it hold this hash, as far as is known without asking the bucket?
+    /// May it hold this hash, as far as is known without asking the bucket? What is outside the ranges of a segment
+    /// that is borrowed is not held.
     #[must_use]
     pub fn covers(&self, hash: KeyHash) -> bool {
-        self.entry.get().is_none_or(|entry| (entry.first..=entry.last).contains(&hash))
+        self.entry.get().is_none_or(|entry| entry.covers(hash))
+    }
+
+    /// The hashes that count, if not all of them do.
+    #[must_use]
+    pub fn only(&self) -> &[HashRange] {
+        self.entry.get().map_or(&[], |entry| &entry.only)
+    }
+
+    /// The node that made it; `None` if that is no node's segment.
+    #[must_use]
+    pub fn owner(&self) -> Option<&str> {
+        owner_of_object(&self.object)
+    }
+
+    /// The same object with what `entry` says of it: other ranges.
+    #[must_use]
+    pub fn with_entry(&self, entry: SegmentEntry) -> Arc<Self> {
+        let meta = self.meta.get().map_or_else(OnceCell::new, |meta| OnceCell::new_with(Some(meta.clone())));
+        let entry = OnceCell::new_with(Some(entry));
+        Arc::new(Self { number: self.number, object: self.object.clone(), entry, meta, ..*self })
+    }
+
+    /// Does a record of this hash count?
+    pub(crate) fn counts(&self, hash: KeyHash) -> bool {
+        self.only().is_empty() || ranges::contains(self.only(), hash)
+    }
+
+    /// The blocks that can hold records of `first..=last` that count, ascending.
+    pub(crate) fn blocks_in(&self, meta: &SegmentMeta, first: KeyHash, last: KeyHash) -> Vec<BlockEntry> {
+        if self.only().is_empty() {
+            return meta.blocks_in(first, last).to_vec();
+        }
+        let mut blocks: Vec<BlockEntry> = Vec::new();
+        for range in ranges::common(self.only(), &[HashRange { first, last }]) {
+            // Two ranges may meet in one block.
+            let next = blocks.last().map_or(0, |block| block.offset + 1);
+            let more = meta.blocks_in(range.first, range.last);
+            blocks.extend(more.iter().filter(|block| block.offset >= next));
+        }
+        blocks
     }
 
     /// May it hold this hash, as far as is known without asking the bucket? Its filter is looked at if it is here.
@@ -142,6 +184,7 @@ impl Segment {
             last: meta.last,
             run: self.object.clone(),
             born_ms: 0,
+            only: Vec::new(),
         }
     }
 
@@ -158,14 +201,14 @@ impl Segment {
         self.entry.get_or_try_init(|| async { Ok(self.described(self.find_tail(bucket).await?, meta)) }).await
     }
 
-    /// The clock column, read outside the caches.
+    /// The clock column, read outside the caches: what counts of it.
     ///
     /// # Errors
     /// [`SegmentError`].
-    pub async fn clocks(&self, bucket: &SharedBucket) -> Result<ClockColumn, SegmentError> {
+    pub async fn clocks(&self, bucket: &SharedBucket) -> Result<Clocks, SegmentError> {
         let (offset, length) = self.meta(bucket).await?.clock_column();
         let column = bucket.get_range(&self.object, offset..offset + length).await?;
-        ClockColumn::open(&column).map_err(|e| self.damaged(e))
+        Clocks::open(column, self.only()).map_err(|e| self.damaged(e))
     }
 }
 
@@ -432,7 +475,7 @@ impl Segments {
     /// The records of hashes `first..=last` after `after`, read outside the cache in ascending order, up to
     /// about `blocks` blocks of each segment. With them comes the hash before which they are all there are;
     /// `None` if that is the end of the range. Segments put into
-    /// the bucket before `since` are left out.
+    /// the bucket before `since` are left out. `hash_seed` is the cluster's.
     ///
     /// # Errors
     /// [`SegmentError`].
@@ -442,7 +485,7 @@ impl Segments {
         last: KeyHash,
         after: Option<&RecordKey>,
         blocks: usize,
-        since: Option<Instant>,
+        (since, hash_seed): (Option<Instant>, u64),
     ) -> Result<(Vec<Bytes>, Option<KeyHash>), SegmentError> {
         let from = after.map_or(first, |key| key.hash);
         let mut records = Vec::new();
@@ -457,12 +500,16 @@ impl Segments {
             if meta.last < from || meta.first > last {
                 continue;
             }
-            let in_range = meta.blocks_in(from, last);
+            let in_range = segment.blocks_in(meta, from, last);
             let take = in_range.len().min(blocks);
             for block in &in_range[..take] {
                 let range = block.offset..block.offset + block.length;
                 let bytes = self.bucket.get_range(&segment.object, range).await?;
-                records.extend(decode_block(&bytes).map_err(|e| segment.damaged(e))?);
+                for record in decode_block(&bytes).map_err(|e| segment.damaged(e))? {
+                    if segment.only().is_empty() || segment.counts(hash_of(segment, &record, hash_seed)?) {
+                        records.push(record);
+                    }
+                }
             }
             if let Some(next) = in_range.get(take) {
                 bound = Some(bound.map_or(next.first, |b| b.min(next.first)));
@@ -470,6 +517,11 @@ impl Segments {
         }
         Ok((records, bound))
     }
+}
+
+fn hash_of(segment: &Segment, record: &Bytes, hash_seed: u64) -> Result<KeyHash, SegmentError> {
+    let (namespace, key) = Record::decode_key(record).map_err(|e| segment.damaged(e))?;
+    Ok(KeyHash::of(hash_seed, &namespace, &key))
 }
 
 /// All records of a segment, given the whole object.

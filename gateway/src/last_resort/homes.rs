@@ -144,9 +144,12 @@ impl Homes {
         let (manifest, flushed) = tokio::try_join!(newest_dated(&*self.bucket, id), flushed)?;
 
         let mut listed = Listed { number: 0, at: Instant::now(), objects: Vec::new(), as_of_ms: 0 };
-        let open = |object: String, bytes, known| match reusable.get(&object) {
-            Some(segment) => Arc::clone(segment),
-            None => self.segments.open(object, bytes, known, None),
+        let open = |object: String, bytes, known: Option<SegmentEntry>| match reusable.get(&object) {
+            // A home may have borrowed more of an object meanwhile.
+            Some(segment) if known.as_ref().is_none_or(|entry| segment.only() == entry.only) => {
+                Arc::clone(segment)
+            }
+            _ => self.segments.open(object, bytes, known, None),
         };
         let mut named = HashSet::new();
         let mut taken = None;

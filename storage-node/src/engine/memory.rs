@@ -32,6 +32,8 @@ pub(crate) struct Figures {
     pub(crate) memtable_bytes: usize,
     /// Segments in the bucket.
     pub(crate) segments: usize,
+    /// Their bytes.
+    pub(crate) segment_bytes: u64,
     /// Segments of deletions that are forgotten otherwise.
     pub(crate) graves: usize,
     /// Bytes in the row cache.

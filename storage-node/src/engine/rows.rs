@@ -79,10 +79,12 @@ impl Rows {
         self.cache.read().insert(key, row);
     }
 
-    /// Takes the rows of a memtable that was flushed; the cache keeps those that are read often.
-    pub(super) fn warm(&self, table: &Memtable) {
-        for (key, entry) in table.iter().filter(|(_, entry)| entry.complete) {
-            let sequence = self.sequence(key.hash);
+    /// Takes the rows of a memtable that was flushed, each as of its sequence; the cache keeps those that are read often.
+    pub(super) fn warm(&self, table: &Memtable, sequences: &[u64]) {
+        for ((key, entry), sequence) in table.iter().zip(sequences.iter().copied()) {
+            if !entry.complete {
+                continue;
+            }
             self.insert(key.clone(), Row { sequence, record: Some(entry.record.clone()), whole: true });
         }
     }

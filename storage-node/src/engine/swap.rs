@@ -1,5 +1,5 @@
-//! Changes to what lies in the bucket, seen from memory: the index is loaded from it, segments found late are taken up,
-//! merged segments take the place of others.
+//! Changes to what lies in the bucket, seen from memory: the index is loaded from it, merged segments take the place of
+//! others.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use cartwheel_core::record::{Brief, Record, Version};
 
 use super::{Engine, Incoming};
 use crate::memtable::{Memtable, RecordKey};
-use crate::segments::{Segment, SegmentError};
+use crate::segments::{Clocks, Segment, SegmentError};
 
 /// Keys that go into or out of the index under one lock.
 const AT_ONCE: usize = 256;
@@ -37,62 +37,20 @@ impl Engine {
         for segment in segments {
             self.index(segment).await?;
         }
-        // Whatever the index has learnt of a key that lies in a grave, from a log file that was not deleted, a segment
-        // that was put late, or one beside the merge that reaped the key, may be older than the deletion.
         for grave in self.graves.segments.all().iter() {
-            for entry in grave.clocks(&self.index_bucket).await? {
-                let (hash, buried) = entry.map_err(super::damaged)?;
-                let (Known::All(known) | Known::AtLeast(known)) = self.tables.read().index.get(hash);
-                if !known.seen().is_empty() && !known.includes(&buried) {
-                    self.exhume(hash).await?;
-                }
-            }
-            tokio::task::yield_now().await;
+            self.exhume_what_is_known(grave).await?;
         }
         self.tables.write().index.set_complete();
         Ok(())
     }
 
-    /// Takes up a segment of this node that was found while it runs.
-    ///
-    /// # Errors
-    /// [`SegmentError`]; nothing was changed then, but that deletions may have come back from their graves.
-    pub(crate) async fn adopt(&self, segment: Arc<Segment>) -> Result<(), SegmentError> {
-        self.exhume_all(&segment).await?;
-        self.index(&segment).await?;
-        self.segments.push(Arc::clone(&segment));
-        for entry in segment.clocks(&self.index_bucket).await? {
-            let (hash, _) = entry.map_err(super::damaged)?;
-            self.rows.raise(hash);
-            self.add_to_memory(&segment, hash).await?;
-            // Once more: a merge may have reaped the key just before it could see that this segment holds it.
-            self.exhume_if_buried(hash).await?;
-        }
-        Ok(())
-    }
-
-    /// What memory holds of a key it believes to be all; now a segment has more.
-    async fn add_to_memory(&self, segment: &Arc<Segment>, hash: KeyHash) -> Result<(), SegmentError> {
-        let keys: Vec<RecordKey> = {
-            let tables = self.tables.read();
-            let held = tables.memtables().flat_map(|table| table.range(hash, hash, None));
-            held.map(|(key, _)| key.clone()).collect()
-        };
-        for key in keys {
-            let container = self.segments.read_in(std::slice::from_ref(segment), &key, None).await?;
-            let Some(record) = key.record(container) else { continue };
-            let bytes = record.encode();
-            let mut tables = self.tables.write();
-            let known = tables.index.get(hash);
-            let incoming = Incoming::new(hash, &record, &bytes);
-            self.apply(&mut tables, known, incoming, Durability::Memory, Box::new(|_| {}));
-        }
-        Ok(())
-    }
-
     /// What a segment's clock column says.
     async fn index(&self, segment: &Segment) -> Result<(), SegmentError> {
-        let mut clocks = segment.clocks(&self.index_bucket).await?;
+        self.index_all(segment.clocks(&self.index_bucket).await?).await
+    }
+
+    /// As [`Engine::index`], of a column that was read.
+    pub(super) async fn index_all(&self, mut clocks: Clocks) -> Result<(), SegmentError> {
         loop {
             let chunk = clocks.by_ref().take(AT_ONCE).collect::<Result<Vec<_>, _>>();
             let chunk: Vec<(KeyHash, Container<Brief>)> = chunk.map_err(super::damaged)?;
@@ -107,18 +65,6 @@ impl Engine {
             }
             tokio::task::yield_now().await;
         }
-    }
-
-    async fn exhume_all(&self, segment: &Segment) -> Result<(), SegmentError> {
-        for entry in segment.clocks(&self.index_bucket).await? {
-            let (hash, _) = entry.map_err(super::damaged)?;
-            self.exhume_if_buried(hash).await?;
-        }
-        Ok(())
-    }
-
-    async fn exhume_if_buried(&self, hash: KeyHash) -> Result<(), SegmentError> {
-        if self.graves.may_hold(hash) { self.exhume(hash).await } else { Ok(()) }
     }
 
     /// Puts merged segments in the place of `merged`, and forgets the deletions that the merge has laid into graves,
@@ -198,6 +144,12 @@ impl Engine {
             && !known.siblings().is_empty()
             && known.siblings().iter().all(|s| s.version.is_dead(now_ms))
             && tables.memtables().all(|table| table.holds(hash) == 0)
+    }
+
+    /// Are all siblings of the key of this hash deletions, as far as is known?
+    pub(crate) fn is_dead(&self, hash: KeyHash) -> bool {
+        let (Known::All(known) | Known::AtLeast(known)) = self.tables.read().index.get(hash);
+        !known.siblings().is_empty() && known.siblings().iter().all(|s| s.version.deleted)
     }
 
     /// What the index says of a key.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use cartwheel_core::clock::Dot;
+use cartwheel_core::clock::{Actor, Dot};
 use cartwheel_core::clock_index::{ClockIndex, Known};
 use cartwheel_core::container::{Container, Sibling};
 use cartwheel_core::hash::KeyHash;
+use cartwheel_core::merkle::LeafDeltas;
 use cartwheel_core::record::{Brief, Record, Version};
 
 use crate::memtable::{Entry, Memtable, RecordKey};
@@ -34,6 +35,8 @@ impl<'a> Incoming<'a> {
 
 /// Memtables, clock index and request ids: what is decided under one lock.
 pub(super) struct Tables {
+    /// Who mints.
+    pub(super) actor: Actor,
     pub(super) active: Memtable,
     /// Being flushed.
     pub(super) frozen: Option<Arc<Memtable>>,
@@ -49,6 +52,11 @@ impl Tables {
     /// The memtables, oldest first.
     pub(super) fn memtables(&self) -> impl Iterator<Item = &Memtable> {
         self.frozen.as_deref().into_iter().chain(std::iter::once(&self.active))
+    }
+
+    /// What has changed in the Merkle tree since the last call; `None` while the tree, or what came before, is not known.
+    pub(super) fn take_leaf_deltas(&mut self) -> Option<LeafDeltas> {
+        if self.index.is_complete() { self.index.take_tree_changes() } else { None }
     }
 
     pub(super) fn unflushed_bytes(&self) -> usize {

@@ -20,6 +20,7 @@ use cartwheel_core::compaction::{Plan, Why, group_of};
 use cartwheel_core::container::Container;
 use cartwheel_core::manifest::{Manifest, SegmentEntry};
 use cartwheel_core::merkle::leaf;
+use cartwheel_core::names::NodeId;
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::{Record, Value, Version};
 use cartwheel_core::wire::{Deceased, Refusal};
@@ -99,7 +100,12 @@ impl Store {
 
     /// A machine over this store, seen through `bucket`.
     pub(crate) fn machine(&self, bucket: SharedBucket, disk: Option<Arc<dyn Disk>>) -> Machine {
-        Machine { bucket, disk, flush_bytes: 1 << 20, seams: self.seams.clone() }
+        Machine { bucket, disk, flush_bytes: 1 << 20, seams: self.seams.clone(), name: "node-a" }
+    }
+
+    /// As [`Store::machine`], of another node.
+    pub(crate) fn machine_of(&self, name: &'static str, bucket: SharedBucket) -> Machine {
+        Machine { name, ..self.machine(bucket, None) }
     }
 
     pub(crate) fn bucket(&self) -> SharedBucket {
@@ -131,18 +137,31 @@ impl Store {
 
     /// The objects of the node of one kind: `c`, `g`, `f`, `pins`.
     pub(crate) async fn objects(&self, kind: &str) -> BTreeSet<String> {
-        let listed = list_all(&*self.memory, &format!("nodes/node-a/{kind}/")).await.unwrap();
+        self.objects_of("node-a", kind).await
+    }
+
+    pub(crate) async fn objects_of(&self, node: &str, kind: &str) -> BTreeSet<String> {
+        let listed = list_all(&*self.memory, &format!("nodes/{node}/{kind}/")).await.unwrap();
         listed.into_iter().map(|listed| listed.key).collect()
     }
 
     pub(crate) async fn manifest(&self) -> Manifest {
-        manifests::newest(&*self.memory, &Machine::without_disk().node()).await.unwrap().unwrap()
+        self.manifest_of("node-a").await
+    }
+
+    pub(crate) async fn manifest_of(&self, node: &str) -> Manifest {
+        manifests::newest(&*self.memory, &NodeId::new(node).unwrap()).await.unwrap().unwrap()
     }
 
     /// Reads all that the newest manifest names, checks that it is in order, and joins it: what lies in segments, and
     /// what lies in graves.
     pub(crate) async fn scrub(&self) -> (Model, Model) {
-        let manifest = self.manifest().await;
+        self.scrub_of("node-a").await
+    }
+
+    pub(crate) async fn scrub_of(&self, node: &str) -> (Model, Model) {
+        let manifest = self.manifest_of(node).await;
+        assert!(manifest.dropped.iter().all(|dropped| dropped.object.starts_with(&format!("nodes/{node}/"))));
         let named = |entries: &[SegmentEntry]| entries.iter().map(|e| e.object.clone()).collect::<Vec<_>>();
         let all = [named(&manifest.segments), named(&manifest.graves)].concat();
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "an object is named twice");
@@ -179,8 +198,9 @@ impl Store {
         // What the object itself says is what the manifest says.
         let segment = segments.open(entry.object.clone(), entry.bytes, None, None);
         let found = segment.entry(&bucket).await.unwrap().clone();
-        let (run, born_ms) = (entry.run.clone(), entry.born_ms);
-        assert_eq!(SegmentEntry { run, born_ms, ..found }, *entry);
+        let (run, born_ms, only) = (entry.run.clone(), entry.born_ms, entry.only.clone());
+        assert_eq!(SegmentEntry { run, born_ms, only, ..found }, *entry);
+        let segment = segment.with_entry(entry.clone());
         let mut cursor = Cursor::open(&bucket, &segment, SEED, None).await.unwrap();
         let mut model = Model::new();
         while let Some(item) = cursor.next().await.unwrap() {
@@ -237,6 +257,12 @@ impl StopBucket {
     pub(crate) fn go_on(&self) {
         self.left.store(usize::MAX, Ordering::Relaxed);
         self.gate.add_permits(1000);
+    }
+
+    /// As [`StopBucket::go_on`], where what was stopped has been given up: it can be stopped once more.
+    pub(crate) fn revive(&self) {
+        self.left.store(usize::MAX, Ordering::Relaxed);
+        self.has_stopped.store(false, Ordering::Relaxed);
     }
 
     pub(crate) fn has_stopped(&self) -> bool {
@@ -305,6 +331,7 @@ impl Process {
             settle: Duration::ZERO,
             wake: Arc::default(),
             damaged: Default::default(),
+            give_away: None,
         }
     }
 

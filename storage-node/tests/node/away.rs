@@ -35,7 +35,7 @@ const GREETING: Duration = Duration::from_secs(1);
 /// A process with a runtime of its own, so that it can be killed.
 struct Process {
     runtime: Option<Runtime>,
-    node: RunningNode,
+    node: Option<RunningNode>,
 }
 
 impl Drop for Process {
@@ -53,14 +53,14 @@ struct Site {
     process: Option<Process>,
 }
 
-struct World {
-    cluster: Cluster,
+pub(crate) struct World {
+    pub(crate) cluster: Cluster,
     sites: BTreeMap<&'static str, Site>,
 }
 
 impl World {
     /// Storage nodes that all count.
-    async fn of(replicas: u32, names: &[&'static str]) -> Self {
+    pub(crate) async fn of(replicas: u32, names: &[&'static str]) -> Self {
         let mut cluster = Cluster::new(replicas);
         // What is in the bucket was waited for.
         cluster.flush_interval = Duration::from_secs(3600);
@@ -76,7 +76,7 @@ impl World {
         world
     }
 
-    async fn boot(&mut self, name: &'static str) {
+    pub(crate) async fn boot(&mut self, name: &'static str) {
         let config = self.cluster.config(name);
         let site = self.sites.get_mut(name).unwrap();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -84,33 +84,40 @@ impl World {
         let starting = runtime
             .spawn(async move { start(config, Seams::real(), disk, bucket, &secret()).await.unwrap() });
         let node = starting.await.unwrap();
-        site.process = Some(Process { runtime: Some(runtime), node });
+        site.process = Some(Process { runtime: Some(runtime), node: Some(node) });
     }
 
-    async fn kill(&mut self, name: &str) {
+    pub(crate) async fn kill(&mut self, name: &str) {
         let mut process = self.sites.get_mut(name).unwrap().process.take().unwrap();
         let runtime = process.runtime.take().unwrap();
         tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE)).await.unwrap();
     }
 
-    fn wipe(&mut self, name: &str) {
+    /// Ends a node as SIGTERM does.
+    pub(crate) async fn stop(&mut self, name: &str) {
+        let mut process = self.sites.get_mut(name).unwrap().process.take().unwrap();
+        let ending = process.node.take().unwrap().shutdown();
+        process.runtime.as_ref().unwrap().spawn(ending).await.unwrap();
+    }
+
+    pub(crate) fn wipe(&mut self, name: &str) {
         self.sites.get_mut(name).unwrap().disk = Arc::new(MemoryDisk::default());
     }
 
-    fn bucket(&self, name: &str) -> &Rigged {
+    pub(crate) fn bucket(&self, name: &str) -> &Rigged {
         &self.sites[name].bucket
     }
 
-    fn address(&self, name: &str) -> &str {
-        self.sites[name].process.as_ref().unwrap().node.address()
+    pub(crate) fn address(&self, name: &str) -> &str {
+        self.sites[name].process.as_ref().unwrap().node.as_ref().unwrap().address()
     }
 
-    async fn counts(&self, name: &str) {
+    pub(crate) async fn counts(&self, name: &str) {
         self.cluster.counting(self.address(name)).await;
     }
 
     /// The ring with every process where it is now.
-    async fn view(&self) -> Arc<View> {
+    pub(crate) async fn view(&self) -> Arc<View> {
         let known = |view: &View| {
             let running = self.sites.iter().filter(|(_, site)| site.process.is_some());
             running.into_iter().all(|(name, _)| {
@@ -120,17 +127,17 @@ impl World {
         self.cluster.ring(known).await
     }
 
-    async fn call(&self, name: &str, request: Request) -> Reply {
+    pub(crate) async fn call(&self, name: &str, request: Request) -> Reply {
         let version = self.view().await.version();
         self.cluster.call(self.address(name), version, request).await
     }
 
-    async fn status(&self, name: &str) -> serde_json::Value {
+    pub(crate) async fn status(&self, name: &str) -> serde_json::Value {
         status_of(self.call(name, Request::Status).await)
     }
 
     /// Calls until the answer is as it should be.
-    async fn until(&self, name: &str, request: Request, enough: impl Fn(&Reply) -> bool) -> Reply {
+    pub(crate) async fn until(&self, name: &str, request: Request, enough: impl Fn(&Reply) -> bool) -> Reply {
         let asking = async {
             loop {
                 let reply = self.call(name, request.clone()).await;
@@ -151,7 +158,7 @@ impl World {
     }
 
     /// A key of which `name` is the first home.
-    async fn key_at(&self, name: &str) -> String {
+    pub(crate) async fn key_at(&self, name: &str) -> String {
         let view = self.view().await;
         let at = |key: &String| homes(&view, key)[0] == self.address(name);
         (0..1000).map(|i| format!("k{i}")).find(at).unwrap()
@@ -171,7 +178,7 @@ impl World {
         object
     }
 
-    async fn objects(&self, prefix: &str) -> Vec<String> {
+    pub(crate) async fn objects(&self, prefix: &str) -> Vec<String> {
         let listed = list_all(&*self.cluster.bucket, prefix).await.unwrap();
         listed.into_iter().map(|object| object.key).collect()
     }
@@ -406,6 +413,8 @@ impl Mute {
             zone: "z".to_owned(),
             weight: 1,
             state: MemberState::Joining,
+            becomes: None,
+            dead: false,
         };
         let change = Change { at_ms: 1, by: "test".to_owned(), what: "node-x joins".to_owned() };
         let ring = membership::read_newest(&*world.cluster.bucket, 0).await.unwrap().unwrap();

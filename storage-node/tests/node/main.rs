@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod away;
+mod repairing;
 mod rigged;
 mod serving;
 mod support;
+mod taking_over;

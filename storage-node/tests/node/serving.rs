@@ -232,6 +232,8 @@ fn nobody(name: &str) -> Member {
         zone: "z".to_owned(),
         weight: 1,
         state: MemberState::Joining,
+        becomes: None,
+        dead: false,
     }
 }
 

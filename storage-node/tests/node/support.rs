@@ -75,6 +75,7 @@ pub(crate) struct Cluster {
     pub(crate) follower: Follower,
     pub(crate) replicas: u32,
     pub(crate) flush_interval: Duration,
+    pub(crate) delete_after: Duration,
     pub(crate) nodes: Vec<RunningNode>,
 }
 
@@ -87,7 +88,8 @@ impl Cluster {
         let peers = Peers::new(Seams::real(), secret().node_token());
         let follower = Follower::start(Arc::clone(&bucket), Seams::real(), Duration::from_millis(20));
         let flush_interval = Duration::from_millis(100);
-        Self { bucket, peers, follower, replicas, flush_interval, nodes: Vec::new() }
+        let delete_after = Duration::from_secs(300);
+        Self { bucket, peers, follower, replicas, flush_interval, delete_after, nodes: Vec::new() }
     }
 
     pub(crate) fn config(&self, name: &str) -> NodeConfig {
@@ -96,6 +98,9 @@ impl Cluster {
         config.ring_interval = Duration::from_millis(50);
         config.cache_bytes = 1 << 20;
         config.flush_interval = self.flush_interval;
+        config.delete_after = self.delete_after;
+        // Homes compare what they hold when a test asks them to.
+        config.repair_every = Duration::from_secs(86_400);
         config
     }
 

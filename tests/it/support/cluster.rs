@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use cartwheel_bucket::{FaultyBucket, SharedBucket, list_all};
 use cartwheel_cluster::membership::{self, Founding};
+use cartwheel_cluster::peer::Peers;
 use cartwheel_cluster::seams::{Seams, WallClock};
 use cartwheel_cluster::secret::ClusterSecret;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::ring::{Member, MemberState};
+use cartwheel_core::wire::{Call, Reply, Request};
 use cartwheel_gateway::{GatewayConfig, RunningGateway};
 use cartwheel_storage_node::disk::{Disk, FileDisk};
 use cartwheel_storage_node::{NodeConfig, RunningNode};
@@ -19,6 +21,7 @@ use http::Method;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio::time::Instant;
 
 use super::http::Client;
 use super::store::{HttpStore, Kind, Store};
@@ -113,6 +116,8 @@ impl Builder {
                 zone: "default".to_owned(),
                 weight: 1,
                 state: MemberState::Active,
+                becomes: None,
+                dead: false,
             })
             .collect();
         if self.founded {
@@ -330,6 +335,20 @@ impl Cluster {
         self.nodes[node].port.address()
     }
 
+    /// The number of the node with this id.
+    pub(crate) fn number(&self, id: &str) -> usize {
+        self.nodes.iter().position(|node| node.id.as_str() == id).unwrap()
+    }
+
+    /// Calls a node as others of the cluster do.
+    pub(crate) async fn call(&self, node: usize, request: Request) -> Reply {
+        let peers = Peers::new(Seams::real(), self.secret.node_token());
+        let ring_version = self.status(0).await["ring_version"].as_u64().unwrap();
+        let call = Call { ring_version, request };
+        let answer = peers.call(&self.address(node), &call, Instant::now() + PATIENCE).await;
+        answer.unwrap().reply
+    }
+
     /// The id of a node.
     pub(crate) fn id(&self, node: usize) -> &str {
         self.nodes[node].id.as_str()
@@ -352,6 +371,8 @@ impl Cluster {
                 ring_interval: RING_INTERVAL,
                 founding: self.builder.founding(),
                 catches_up: self.builder.catches_up,
+                // Homes compare what they hold when a test asks them to.
+                repair_every: Duration::from_secs(86_400),
                 advertise: Some(node.port.address()),
                 ..NodeConfig::new(
                     node.id.clone(),

@@ -80,22 +80,7 @@ pub(super) fn pack(brief: &Container<Brief>, full: bool, actors: &mut Actors) ->
 /// Reads what [`pack`] wrote; what follows it in `bytes` does not matter.
 pub(super) fn unpack(bytes: &[u8], actors: &Actors) -> Container<Brief> {
     let mut rest = Cursor { rest: bytes };
-    let clouds = rest.byte() & CLOUDS != 0;
-    let mut seen = Clock::new();
-    for _ in 0..rest.varint() {
-        let actor = actors.actor(rest.count());
-        let base = rest.varint();
-        let mut last = base;
-        let steps = if clouds { rest.count() } else { 0 };
-        let mut cloud = Vec::with_capacity(steps);
-        for _ in 0..steps {
-            last += rest.varint();
-            cloud.push(last);
-        }
-        if let Some(actor) = actor {
-            seen.insert_seen(actor.clone(), base, cloud);
-        }
-    }
+    let seen = rest.seen(actors);
     let count = rest.count();
     let mut siblings = Vec::with_capacity(count);
     for _ in 0..count {
@@ -108,6 +93,11 @@ pub(super) fn unpack(bytes: &[u8], actors: &Actors) -> Container<Brief> {
         siblings.extend(actor.map(|actor| Sibling { dot: Dot { actor, n }, version }));
     }
     Container::from_parts(seen, siblings)
+}
+
+/// Of what [`pack`] wrote, all that was seen.
+pub(super) fn unpack_seen(bytes: &[u8], actors: &Actors) -> Clock {
+    Cursor { rest: bytes }.seen(actors)
 }
 
 /// Is it all there is of its key?
@@ -168,6 +158,27 @@ struct Cursor<'a> {
 }
 
 impl Cursor<'_> {
+    /// The flags and the clock entries.
+    fn seen(&mut self, actors: &Actors) -> Clock {
+        let clouds = self.byte() & CLOUDS != 0;
+        let mut seen = Clock::new();
+        for _ in 0..self.varint() {
+            let actor = actors.actor(self.count());
+            let base = self.varint();
+            let mut last = base;
+            let steps = if clouds { self.count() } else { 0 };
+            let mut cloud = Vec::with_capacity(steps);
+            for _ in 0..steps {
+                last += self.varint();
+                cloud.push(last);
+            }
+            if let Some(actor) = actor {
+                seen.insert_seen(actor.clone(), base, cloud);
+            }
+        }
+        seen
+    }
+
     fn byte(&mut self) -> u8 {
         let Some((&first, rest)) = self.rest.split_first() else { return 0 };
         self.rest = rest;

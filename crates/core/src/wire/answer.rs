@@ -3,6 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::call::{put_lone_dot, read_durability, read_flag, read_lone_dot, read_named_node};
+use super::repair::{put_clocks, put_sums, read_clocks, read_sums};
 use super::{Answer, Pieces, Refusal, Reply};
 use crate::codec::{DecodeError, Reader, put_bytes, put_varint};
 use crate::record::{decode_clock, encode_clock};
@@ -22,6 +23,8 @@ const GOSSIP: u8 = 11;
 const STANDING: u8 = 12;
 const HANDOVER: u8 = 13;
 const ATTESTED: u8 = 14;
+const SUMS: u8 = 15;
+const CLOCKS: u8 = 16;
 
 impl Answer {
     /// The answer's bytes.
@@ -91,6 +94,15 @@ impl Answer {
                 put_varint(&mut out, agreed.len() as u64);
                 agreed.iter().for_each(|agreed| out.put_u8(u8::from(*agreed)));
             }
+            Reply::Sums(sums) => {
+                tag(&mut out, SUMS);
+                put_sums(&mut out, sums);
+            }
+            Reply::Clocks { more, clocks } => {
+                tag(&mut out, CLOCKS);
+                out.put_u8(u8::from(*more));
+                put_clocks(&mut out, clocks);
+            }
             Reply::Refused(refusal) => {
                 tag(&mut out, REFUSED);
                 encode_refusal(&mut out, refusal);
@@ -135,6 +147,11 @@ impl Answer {
                 let agreed = (0..count).map(|_| read_flag(&mut r, "agreed")).collect::<Result<_, _>>()?;
                 r.end("attested")?;
                 Reply::Attested { keeps, agreed }
+            }
+            SUMS => Reply::Sums(read_sums(&mut r)?),
+            CLOCKS => {
+                let more = read_flag(&mut r, "more")?;
+                Reply::Clocks { more, clocks: read_clocks(&mut r)? }
             }
             FOUND => Reply::Found(r.rest()),
             ABSENT => Reply::Absent,

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Call, Deceased, MAX_DECEASED, MAX_TAGS, Pieces, Precondition, Request, Tags};
+use super::{Call, Deceased, MAX_DECEASED, MAX_TAGS, Pieces, Precondition, Repair, Request, Tags};
 use crate::clock::{Actor, Dot, decode_actors, encode_actors};
 use crate::codec::{DecodeError, Reader, put_bytes, put_varint};
 use crate::hash::KeyHash;
@@ -25,6 +25,7 @@ const TOOK_HINTS: u8 = 12;
 const OFFER: u8 = 13;
 const ATTEST: u8 = 14;
 const REAP: u8 = 15;
+const REPAIR: u8 = 16;
 
 fn put_tags(out: &mut BytesMut, kind: u8, tags: &Tags) {
     out.put_u8(kind);
@@ -237,6 +238,10 @@ impl Call {
                 tag(&mut out, REAP);
                 put_deceased(&mut out, *partition, keys);
             }
+            Request::Repair(asked) => {
+                tag(&mut out, REPAIR);
+                asked.encode(&mut out);
+            }
         }
         (out.freeze(), body)
     }
@@ -349,6 +354,7 @@ impl Call {
                 r.end("reap")?;
                 Request::Reap { partition, keys }
             }
+            REPAIR => Request::Repair(Repair::decode(&mut r)?),
             _ => return Err(DecodeError::Malformed("request tag")),
         };
         Ok(Self { ring_version, request })

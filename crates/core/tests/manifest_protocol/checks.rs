@@ -1,12 +1,13 @@
 //! What must hold in every state.
 
+use super::borrower::Stage;
 use super::rules::Scenario;
 use super::steps::{Action, apply};
-use super::world::{Adopter, F, Facts, Next, State, Stray, Wrong, flush_object};
+use super::world::{F, Facts, Next, State, Stray, Wrong, flush_object};
 
 /// What is wrong with `s`.
 pub(crate) fn wrong(s: &State, c: &Scenario) -> Option<Wrong> {
-    let checks = [broken_step, missing, lost_or_back, cleaned];
+    let checks = [broken_step, missing, borrowed, lost_or_back, cleaned];
     checks.iter().find_map(|check| check(s, c).filter(|kind| c.overlook != Some(*kind)))
 }
 
@@ -29,12 +30,19 @@ fn missing(s: &State, c: &Scenario) -> Option<Wrong> {
     if missing(s.reader) {
         return Some(Wrong::Unpinned);
     }
-    if let Adopter::Holds(set) = s.adopter
-        && missing(set)
-    {
+    if missing(s.borrower.reads | s.borrower.named) {
         return Some(Wrong::Unpinned);
     }
     None
+}
+
+/// The borrower holds what it has said that it holds, whenever it starts again, and leaves no pin behind.
+fn borrowed(s: &State, _: &Scenario) -> Option<Wrong> {
+    let b = &s.borrower;
+    if b.relied_on & !(b.named | b.own) != 0 {
+        return Some(Wrong::Lost);
+    }
+    (b.stage == Stage::Idle && b.pin != 0).then_some(Wrong::Stuck)
 }
 
 /// Facts that a restart would lose, or bring back.
@@ -103,7 +111,7 @@ fn cleaned(s: &State, c: &Scenario) -> Option<Wrong> {
         }
     }
     let p = left?;
-    let quiet = s.stray == Stray::None && s.adopter == Adopter::Idle && s.reader == 0;
+    let quiet = s.stray == Stray::None && s.borrower.stage == Stage::Idle && s.reader == 0;
     // It may have to flush twice, memory and what it absorbs, and the world is small.
     let process = &s.processes[p];
     let unknown = s.exists & F & !(s.newest.lists.segments | s.newest.lists.dropped | process.lists.segments);

@@ -48,7 +48,7 @@ pub(crate) fn begin(s: &mut State, c: &Scenario, p: usize, reaps: bool, few: boo
         }
     }
     s.compactions += 1;
-    let pins = s.adopter.pinned();
+    let pins = s.borrower.pin;
     let process = &mut s.processes[p];
     (process.inputs, process.reaps) = (inputs, reaps);
     if !c.rules.pins_last {

@@ -164,6 +164,19 @@ fn the_manifest_lists_what_was_dropped() {
     needs(c, |r| r.dropped_list = false, Wrong::Missing);
 }
 
+/// X has two flushes, and another node borrows them; it may die once.
+const BORROWED: Scenario = Scenario {
+    processes: 1,
+    prefix: X_HAS_TWO,
+    writes: &[VALUE, VALUE],
+    compactions: 1,
+    ticks: 1,
+    versions: 5,
+    adoptions: 1,
+    borrower_deaths: 1,
+    ..Scenario::BASE
+};
+
 #[test]
 fn pins_are_listed_last() {
     let c = Scenario {
@@ -181,18 +194,31 @@ fn pins_are_listed_last() {
 }
 
 #[test]
-fn an_adopter_reads_the_manifest_again() {
-    let c = Scenario {
-        processes: 1,
-        prefix: X_HAS_TWO,
-        writes: &[VALUE, VALUE],
-        compactions: 1,
-        ticks: 1,
-        versions: 5,
-        adoptions: 1,
-        ..Scenario::BASE
-    };
-    needs(c, |r| r.pin_reread = false, Wrong::Unpinned);
+fn a_borrower_reads_the_manifest_again() {
+    needs(BORROWED, |r| r.pin_reread = false, Wrong::Unpinned);
+}
+
+/// The borrower says that it holds something, and dies: nothing tells it what.
+#[test]
+fn what_is_borrowed_is_named_before_anybody_relies_on_it() {
+    needs(BORROWED, |r| r.name_first = false, Lost);
+}
+
+/// The borrower reads its own objects already, but its manifest does not say so yet.
+#[test]
+fn a_borrower_lets_go_after_its_own_manifest() {
+    needs(BORROWED, |r| r.release_last = false, Wrong::Unpinned);
+}
+
+#[test]
+fn a_borrower_deletes_nothing_of_the_owners() {
+    needs(BORROWED, |r| r.foreign_kept = false, Wrong::Missing);
+}
+
+/// It died between its pin and its manifest.
+#[test]
+fn pins_that_nothing_needs_go_at_a_start() {
+    needs(BORROWED, |r| r.left_pins = false, Stuck);
 }
 
 #[test]

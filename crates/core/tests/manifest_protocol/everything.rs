@@ -60,7 +60,7 @@ fn a_key_lives_again() {
     is_safe(&search(&c), 20_000);
 }
 
-/// Two flushes are there; then anything may happen once: a compaction, an adopter, a death, a request that
+/// Two flushes are there; then anything may happen once: a compaction, a borrower, a death, a request that
 /// goes astray, and a second process.
 #[test]
 fn everything_may_happen() {
@@ -77,6 +77,23 @@ fn everything_may_happen() {
         ..Scenario::BASE
     };
     is_safe(&search(&c), 100_000);
+}
+
+/// Another node borrows twice, and dies; this one merges, deletes and is replaced.
+#[test]
+fn what_is_borrowed_stays_for_as_long_as_it_is_needed() {
+    let c = Scenario {
+        prefix: X_HAS_TWO,
+        writes: &[VALUE, VALUE],
+        compactions: 1,
+        ticks: 1,
+        versions: 5,
+        adoptions: 2,
+        borrower_deaths: 1,
+        most_states: 400_000,
+        ..Scenario::BASE
+    };
+    is_safe(&search(&c), 20_000);
 }
 
 /// Readers are not disturbed by any of that.
@@ -107,6 +124,7 @@ fn long_ways_through_a_large_world() {
         strays: 3,
         readers: 2,
         adoptions: 2,
+        borrower_deaths: 2,
         ..Scenario::BASE
     };
     is_safe(&wander(&c, 1, 4_000, 200), 130_000);

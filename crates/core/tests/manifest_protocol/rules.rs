@@ -24,8 +24,16 @@ pub(crate) struct Rules {
     pub(crate) dropped_list: bool,
     /// Pins are listed after the manifest that drops, before the delete.
     pub(crate) pins_last: bool,
-    /// An adopter reads the manifest again after its pin was put.
+    /// A borrower reads the manifest again after its pin was put.
     pub(crate) pin_reread: bool,
+    /// It names what is borrowed in its own manifest before anybody relies on it.
+    pub(crate) name_first: bool,
+    /// It lets go when its own newest manifest names it no longer, not before.
+    pub(crate) release_last: bool,
+    /// It deletes no object of the owner's.
+    pub(crate) foreign_kept: bool,
+    /// When it starts it lets go of pins that nothing needs.
+    pub(crate) left_pins: bool,
     /// A flush is not begun before the one before it returned.
     pub(crate) ordered: bool,
     /// Outputs are put before the manifest that names them.
@@ -72,6 +80,10 @@ impl Rules {
         dropped_list: true,
         pins_last: true,
         pin_reread: true,
+        name_first: true,
+        release_last: true,
+        foreign_kept: true,
+        left_pins: true,
         ordered: true,
         outputs_first: true,
         drop_first: true,
@@ -128,8 +140,10 @@ pub(crate) struct Scenario {
     pub(crate) strays: u8,
     /// Readers of a manifest.
     pub(crate) readers: u8,
-    /// Times that the adopter tries.
+    /// Times that the borrower tries.
     pub(crate) adoptions: u8,
+    /// How often it may die.
+    pub(crate) borrower_deaths: u8,
     /// A violation that is let pass, to see what comes of it.
     pub(crate) overlook: Option<Wrong>,
     /// Fail the search beyond so many states.
@@ -150,6 +164,7 @@ impl Scenario {
         strays: 0,
         readers: 0,
         adoptions: 0,
+        borrower_deaths: 0,
         overlook: None,
         most_states: 150_000,
     };

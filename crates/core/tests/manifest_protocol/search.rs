@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::borrower::Stage;
 use super::checks::wrong;
 use super::rules::Scenario;
 use super::steps::{Action, apply, successors};
@@ -168,7 +169,8 @@ fn describe(before: &State, action: Action, after: &State) -> String {
         }
         Action::Land => "the lost request arrives".to_owned(),
         Action::HomeAgrees => "the other home takes the tombstone".to_owned(),
-        Action::Adopt => format!("the adopter: {:?} -> {:?}", before.adopter, after.adopter),
+        Action::Borrow => borrows(before, after),
+        Action::BorrowerDies => "the borrower dies".to_owned(),
         Action::Read => format!("a reader reads the manifest: {}", names(after.reader)),
         Action::Tick => format!("the store's clock: {}", after.now),
     };
@@ -216,6 +218,20 @@ fn describe(before: &State, action: Action, after: &State) -> String {
     text
 }
 
+fn borrows(before: &State, after: &State) -> String {
+    let (b, a) = (before.borrower, after.borrower);
+    match b.stage {
+        Stage::Idle => format!("the borrower reads the manifest: {}", names(a.wants)),
+        Stage::Pin => format!("the borrower pins {}", names(a.pin)),
+        Stage::Reread => "the borrower reads the manifest again".to_owned(),
+        Stage::Name => format!("the borrower names {}", names(a.named)),
+        Stage::Rewrite => "the borrower puts what it has made of that".to_owned(),
+        Stage::Rename => "the borrower names that instead".to_owned(),
+        Stage::Unpin => "the borrower lets go".to_owned(),
+        Stage::Down => format!("the borrower starts, and reads {}", names(a.reads)),
+    }
+}
+
 fn request(s: &State, p: usize) -> String {
     let process = &s.processes[p];
     match process.next {
@@ -227,7 +243,7 @@ fn request(s: &State, p: usize) -> String {
         Next::PutGrave => "puts a grave".to_owned(),
         Next::PutOutput => "puts what it merged".to_owned(),
         Next::Reread => format!("reads the newest manifest again: {}", s.newest.version),
-        Next::Pins => format!("lists pins: {}", names(s.adopter.pinned())),
+        Next::Pins => format!("lists pins: {}", names(s.borrower.pin)),
         Next::Delete => format!("deletes the first of {}", names(process.scratch)),
         Next::Away | Next::Dead | Next::SteppedDown | Next::Idle => "does nothing".to_owned(),
     }

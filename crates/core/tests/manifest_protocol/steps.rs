@@ -1,10 +1,11 @@
 //! What may happen next. One step is one request to the bucket with what the sender does before and after it;
 //! everybody else may do anything between two of them. A process that is paused is one that takes no steps.
 
+use super::borrower;
 use super::compaction;
 use super::rules::Scenario;
 use super::world::{
-    Adopter, F, Facts, GRACE, KEPT, Lists, Manifest, Next, PROCESSES, Set, State, Stray, Wrong, flush_object,
+    F, Facts, GRACE, KEPT, Lists, Manifest, Next, PROCESSES, Set, State, Stray, Wrong, flush_object,
     flushes_of, members,
 };
 
@@ -47,8 +48,10 @@ pub(crate) enum Action {
     Land,
     /// The other home takes the tombstone.
     HomeAgrees,
-    /// The adopter's next step; the last is to let go.
-    Adopt,
+    /// The borrower's next step; the last is to let go.
+    Borrow,
+    /// It dies.
+    BorrowerDies,
     /// A reader reads the newest manifest.
     Read,
     /// The store's clock goes on.
@@ -103,7 +106,10 @@ pub(crate) fn successors(s: &State, c: &Scenario, out: &mut Vec<(Action, State)>
             }
         }
     }
-    for action in [Action::Land, Action::HomeAgrees, Action::Adopt, Action::Read, Action::Tick] {
+    for action in [Action::Land, Action::HomeAgrees, Action::Read, Action::Tick] {
+        offer(action);
+    }
+    for action in [Action::Borrow, Action::BorrowerDies] {
         offer(action);
     }
 }
@@ -129,7 +135,8 @@ pub(crate) fn apply(s: &mut State, c: &Scenario, action: Action) -> bool {
         Action::Absorb(p) => absorb(s, c, p),
         Action::Land => land(s),
         Action::HomeAgrees => home_agrees(s, c),
-        Action::Adopt => adopt(s, c),
+        Action::Borrow => borrower::step(s, c),
+        Action::BorrowerDies => borrower::die(s, c),
         Action::Read => read(s, c),
         Action::Tick => tick(s, c),
     }
@@ -590,7 +597,7 @@ fn reread(s: &mut State, c: &Scenario, p: usize) {
 }
 
 fn list_pins(s: &mut State, p: usize) {
-    let pinned = s.adopter.pinned();
+    let pinned = s.borrower.pin;
     let process = &mut s.processes[p];
     process.scratch &= !pinned;
     process.next = if process.scratch == 0 { Next::Idle } else { Next::Delete };
@@ -618,23 +625,6 @@ fn home_agrees(s: &mut State, c: &Scenario) -> bool {
         return false;
     }
     s.home_agrees = true;
-    true
-}
-
-fn adopt(s: &mut State, c: &Scenario) -> bool {
-    s.adopter = match s.adopter {
-        Adopter::Idle => {
-            if s.adoptions >= c.adoptions || s.newest.lists.segments == 0 {
-                return false;
-            }
-            s.adoptions += 1;
-            Adopter::Read(s.newest.lists.segments)
-        }
-        Adopter::Read(set) if c.rules.pin_reread => Adopter::Pinned(set),
-        Adopter::Read(set) => Adopter::Holds(set),
-        Adopter::Pinned(set) if set & !s.newest.lists.segments == 0 => Adopter::Holds(set),
-        Adopter::Pinned(_) | Adopter::Holds(_) => Adopter::Idle,
-    };
     true
 }
 

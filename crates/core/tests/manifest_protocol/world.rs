@@ -1,7 +1,8 @@
-//! The world: a bucket, processes of one node name, an adopter, a reader. Small enough to be hashed.
+//! The world: a bucket, processes of one node name, a borrower, a reader. Small enough to be hashed.
 
 use std::fmt::Write as _;
 
+use super::borrower::Borrower;
 use super::rules::Scenario;
 
 /// A set of objects, by number.
@@ -216,39 +217,16 @@ pub(crate) enum Stray {
     Delete(usize),
 }
 
-/// The adopter.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
-pub(crate) enum Adopter {
-    #[default]
-    Idle,
-    /// It has read a manifest that names these.
-    Read(Set),
-    /// Its pin is put.
-    Pinned(Set),
-    /// It may read them whenever it likes.
-    Holds(Set),
-}
-
-impl Adopter {
-    /// What its pin in the bucket names.
-    pub(crate) fn pinned(self) -> Set {
-        match self {
-            Self::Idle | Self::Read(_) => 0,
-            Self::Pinned(set) | Self::Holds(set) => set,
-        }
-    }
-}
-
 /// What must never be.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Wrong {
     /// S1: an object that the newest manifest, or the process that serves last, names is missing.
     Missing,
-    /// S2: an acknowledged write would be lost by a restart.
+    /// S2: an acknowledged write would be lost by a restart, of this node or of the borrower.
     Lost,
     /// S3: a value that an acknowledged write replaced is back.
     Resurrected,
-    /// S4: an object went away under a pin or a reader.
+    /// S4: an object went away under a borrower or a reader.
     Unpinned,
     /// S5: a process believes that its manifest is the newest, and it was not when it was put.
     TwoOwners,
@@ -275,7 +253,7 @@ pub(crate) struct State {
     pub(crate) older: [(u8, u8); 8],
     pub(crate) processes: [Process; PROCESSES],
     pub(crate) stray: Stray,
-    pub(crate) adopter: Adopter,
+    pub(crate) borrower: Borrower,
     /// What a reader may still read.
     pub(crate) reader: Set,
     /// Writes that the client has sent; writes that were acknowledged.
@@ -292,6 +270,7 @@ pub(crate) struct State {
     pub(crate) strays: u8,
     pub(crate) readers: u8,
     pub(crate) adoptions: u8,
+    pub(crate) borrower_deaths: u8,
     /// What the outputs merged, where they are named after that.
     pub(crate) plans: [Set; OUTPUTS],
     /// A rule was seen to be broken in the step that led here.

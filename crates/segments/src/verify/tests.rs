@@ -204,6 +204,7 @@ fn segments_of_one_run_that_meet_are_found() {
         last: KeyHash(last),
         run: run.to_owned(),
         born_ms: 0,
+        only: Vec::new(),
     };
     let apart = [entry("a", 5, 9), entry("b", 1, 9), entry("a", 1, 4)];
     assert!(overlaps(&apart).is_empty());

@@ -1,0 +1,163 @@
+//! What another node has in the bucket, read without it: how a home is repaired while its peers are gone.
+//!
+//! Its Merkle tree in the bucket tells in which leaves the two differ, so that only those are read. Without one, all is.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use cartwheel_bucket::{BucketError, SharedBucket};
+use cartwheel_core::hash::KeyHash;
+use cartwheel_core::merkle::{LEAF_BITS, MAX_DEPTH, Span, Tree};
+use cartwheel_core::names::NodeId;
+use cartwheel_core::quorum::Durability;
+use cartwheel_core::record::Record;
+use cartwheel_segments::inventory::{Inventory, Kind};
+use cartwheel_segments::trees::bucket_tree;
+use cartwheel_segments::{SegmentError, Segments};
+
+use crate::copier::Copier;
+
+/// Blocks of each segment that are read at once.
+const BLOCKS: usize = 16;
+
+/// Why a node's objects could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ImageError {
+    /// The bucket did not answer.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// A segment, or a snapshot of the Merkle tree, can't be read.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// Nobody can say which of its objects count.
+    #[error("the newest manifest of {0} can't be read")]
+    Manifest(NodeId),
+    /// A record that was read is refused here.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What a node has in the bucket.
+pub(crate) struct Image {
+    segments: Segments,
+    tree: Option<Tree>,
+    /// The node ended cleanly: all that it acknowledged is here.
+    pub(crate) is_whole: bool,
+}
+
+/// What was taken out of an image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Brought {
+    /// Leaves that differed.
+    pub(crate) leaves: u64,
+    /// Records that were read.
+    pub(crate) records: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+}
+
+impl std::ops::AddAssign for Brought {
+    fn add_assign(&mut self, other: Self) {
+        self.leaves += other.leaves;
+        self.records += other.records;
+        self.bytes += other.bytes;
+    }
+}
+
+impl Image {
+    /// Looks what `node` has in the bucket.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub(crate) async fn open(bucket: &SharedBucket, node: &NodeId) -> Result<Self, ImageError> {
+        // Before the segments: what is flushed in between is then read, and not believed to be known.
+        let tree = bucket_tree(bucket, node).await?.map(|read| read.tree);
+        let inventory = Inventory::read(&**bucket, node).await?;
+        if inventory.unreadable.is_some() {
+            return Err(ImageError::Manifest(node.clone()));
+        }
+        let segments = Segments::new(SharedBucket::clone(bucket), 0);
+        for object in inventory.objects.into_iter().filter(|o| o.state.counts() && o.kind != Kind::Grave) {
+            segments.push(segments.open(object.name, object.bytes, object.entry, None));
+        }
+        let is_whole = inventory.manifest.is_some_and(|dated| dated.manifest.ended);
+        Ok(Self { segments, tree, is_whole })
+    }
+
+    /// Takes in all that the node holds of a span above the tree's leaves and this one does not.
+    ///
+    /// # Errors
+    /// [`ImageError`]; what was taken in until then stays.
+    pub(crate) async fn bring(&self, copier: &Copier, span: Span) -> Result<Brought, ImageError> {
+        let mut brought = Brought::default();
+        for (first, last, leaves) in self.differing(copier, span).await {
+            brought.leaves += leaves;
+            self.take(copier, first, last, &mut brought).await?;
+        }
+        Ok(brought)
+    }
+
+    /// Where the two differ: ranges of neighbouring leaves, and how many leaves each has.
+    async fn differing(&self, copier: &Copier, span: Span) -> Vec<(KeyHash, KeyHash, u64)> {
+        let mut leaves = vec![span];
+        while let Some(depth) = leaves.first().map(|s| LEAF_BITS.saturating_sub(s.bits())).filter(|d| *d > 0) {
+            leaves = leaves.iter().flat_map(|span| span.parts(depth.min(MAX_DEPTH))).collect();
+        }
+        let ours = copier.engine.sums(&leaves, 0).await;
+        let mut ranges: Vec<(KeyHash, KeyHash, u64)> = Vec::new();
+        for (leaf, ours) in leaves.into_iter().zip(ours) {
+            let theirs = self.tree.as_ref().and_then(|tree| tree.sum(leaf));
+            // What this node does not know of yet is not compared with.
+            if theirs == Some(ours) && copier.engine.index_complete() {
+                continue;
+            }
+            match ranges.last_mut() {
+                Some(range) if range.1.0.checked_add(1) == Some(leaf.first().0) => {
+                    range.1 = leaf.last();
+                    range.2 += 1;
+                }
+                _ => ranges.push((leaf.first(), leaf.last(), 1)),
+            }
+        }
+        ranges
+    }
+
+    async fn take(
+        &self,
+        copier: &Copier,
+        first: KeyHash,
+        last: KeyHash,
+        brought: &mut Brought,
+    ) -> Result<(), ImageError> {
+        let (mut first, mut blocks) = (first, BLOCKS);
+        loop {
+            let (records, bound) =
+                self.segments.scan(first, last, None, blocks, (None, copier.hash_seed)).await?;
+            if bound == Some(first) {
+                // Many records of one hash.
+                blocks = blocks.saturating_mul(2);
+                continue;
+            }
+            let damaged = |error| SegmentError::Damaged { object: "a record".to_owned(), error };
+            let mut found: BTreeMap<KeyHash, Vec<Bytes>> = BTreeMap::new();
+            for record in records {
+                let (namespace, key) = Record::decode_key(&record).map_err(damaged)?;
+                let hash = KeyHash::of(copier.hash_seed, &namespace, &key);
+                if (first..=last).contains(&hash) && bound.is_none_or(|bound| hash < bound) {
+                    found.entry(hash).or_default().push(record);
+                }
+            }
+            for record in found.into_values().flatten() {
+                brought.records += 1;
+                brought.bytes += record.len() as u64;
+                copier.pace.turn(record.len()).await;
+                copier.keep(&record, Durability::Memory).await.map_err(ImageError::Refused)?;
+            }
+            match bound {
+                Some(bound) => first = bound,
+                None => return Ok(()),
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Writing snapshots of this node's Merkle tree into the bucket.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use cartwheel_bucket::SharedBucket;
+use cartwheel_core::merkle::Tree;
+use cartwheel_segments::trees::{delete_other_trees, encode_tree, tree_object};
+
+use crate::epoch::Incarnation;
+
+/// How often one is taken while there is something to flush.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// Takes snapshots now and then.
+pub(crate) struct TreeWriter {
+    bucket: SharedBucket,
+    me: Incarnation,
+    written: Option<Instant>,
+}
+
+impl TreeWriter {
+    /// One that has written nothing yet.
+    pub(crate) fn new(bucket: SharedBucket, me: Incarnation) -> Self {
+        Self { bucket, me, written: None }
+    }
+
+    /// Is it time for another?
+    pub(crate) fn is_due(&self) -> bool {
+        self.written.is_none_or(|at| at.elapsed() >= EVERY)
+    }
+
+    /// Writes the tree as it was when the n-th flush was closed, and deletes all others. Nothing depends on that:
+    /// what fails is done by the next one.
+    pub(crate) async fn put(&mut self, tree: &Tree, n: u64) {
+        let label = format!("{:010}-{}", self.me.epoch, self.me.nonce);
+        let object = tree_object(&self.me.node, &label, n);
+        if let Err(error) = self.bucket.put(&object, encode_tree(tree)).await {
+            tracing::warn!(%error, %object, "can't write a snapshot of the Merkle tree");
+            return;
+        }
+        self.written = Some(Instant::now());
+        if let Err(error) = delete_other_trees(&*self.bucket, &self.me.node, &object).await {
+            tracing::debug!(%error, "can't delete older snapshots of the Merkle tree");
+        }
+    }
+}

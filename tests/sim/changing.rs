@@ -1,0 +1,227 @@
+//! The ring changes while clients write and read: storage nodes join, leave, get another weight, die and are forgotten,
+//! at moments drawn from the seed, one change after the other; whoever takes part dies at every step of it
+//! (`doom.rs`) and starts again, and some hosts do not see the bucket, so that they go by an old ring.
+//! In the end every change is completed or undone, and all homes of a partition hold the same (`ending.rs`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cartwheel_storage_node::NodeConfig;
+use turmoil::Sim;
+
+use crate::checker::Checker;
+use crate::client::{Client, Shared, WRITERS};
+use crate::cluster::{GATEWAYS, Machine, Place, Presence, add_gateway, bucket_faults};
+use crate::operator::Operator;
+use crate::run::{Outcome, finish};
+use crate::world::lock::Lock;
+use crate::world::{Bug, SeededRandom};
+use cartwheel_bucket::{Faults, FaultyBucket};
+
+/// The storage nodes. The last two are switched on when they are to join.
+pub const NODES: [&str; 7] = ["node-a", "node-b", "node-c", "node-d", "node-e", "node-f", "node-g"];
+/// How many found the cluster.
+pub const FOUNDERS: usize = 5;
+/// The keys that the writers share: many, so that most changes move some.
+const KEYS: u64 = 48;
+/// The longest that a simulation may last.
+const LONGEST: Duration = Duration::from_secs(400);
+/// The longest that a message is on its way.
+const LATENCY: Duration = Duration::from_millis(10);
+
+/// What the operator does to machines and links, carried out between two steps of the simulation.
+#[derive(Debug, Clone, Copy)]
+pub enum Order {
+    /// The process dies; its disk stays.
+    Crash(usize),
+    /// It starts.
+    Start(usize),
+    /// It gets a new disk, while it is off.
+    Wipe(usize),
+    /// A node does not reach the bucket any more, or does again.
+    NodeBucket(usize, bool),
+    /// The same of a gateway.
+    GatewayBucket(usize, bool),
+    /// Nothing passes between a node and a gateway any more, or does again.
+    Link(usize, usize, bool),
+    /// Buckets stop failing at random.
+    Heal,
+}
+
+/// What the operator, the reader and the loop share.
+pub struct Scene {
+    /// What all clients share.
+    pub shared: Arc<Shared>,
+    /// Where they are.
+    pub place: Place,
+    /// What is to be done.
+    pub orders: Lock<Vec<Order>>,
+    /// Which nodes are on, as the operator wants it.
+    pub on: Lock<[bool; NODES.len()]>,
+    /// Changes that were settled.
+    pub settled: Lock<u32>,
+}
+
+/// Do the homes compare what they hold? Where they do not, only the change itself brings data where it belongs.
+pub fn repairs(seed: u64) -> bool {
+    !seed.is_multiple_of(2)
+}
+
+/// Do the homes forget deletions within the simulation?
+fn forgets(seed: u64) -> bool {
+    seed.is_multiple_of(3)
+}
+
+fn configure(seed: u64, config: &mut NodeConfig) {
+    config.repair_every = Duration::from_secs(if repairs(seed) { 5 } else { 86_400 });
+    config.delete_after = Duration::from_secs(3);
+    if forgets(seed) {
+        config.reap_after = Duration::from_secs(2);
+    }
+}
+
+struct Hosts<'a> {
+    sim: Sim<'a>,
+    machines: Vec<Arc<Machine>>,
+    gateways: Vec<Arc<FaultyBucket>>,
+    presence: Arc<Presence>,
+    random: SeededRandom,
+    /// Who died at a step and starts again, and when.
+    returning: Vec<(Duration, &'static str)>,
+}
+
+/// Runs the seed.
+pub fn run(seed: u64) -> Outcome {
+    let place = Place { configure, ..Place::new(seed, Bug::None) };
+    let presence = Arc::new(Presence::default());
+    let shared = Arc::new(Shared {
+        seed,
+        bug: Bug::None,
+        keys: KEYS,
+        calm: Lock::new(Duration::MAX),
+        stop: Lock::new(Duration::MAX),
+        trace: Arc::clone(&place.trace),
+        checker: Lock::new(Checker { forgets: forgets(seed), ..Checker::default() }),
+        stopped: Lock::new(0),
+        presence: Arc::clone(&presence),
+        objects: Arc::clone(&place.objects),
+        settled: Lock::new(None),
+    });
+    let mut sim = turmoil::Builder::new()
+        .rng_seed(seed)
+        .simulation_duration(LONGEST)
+        .max_message_latency(LATENCY)
+        .build();
+    place.found(&NODES[..FOUNDERS]);
+    let add = |name: &&'static str| Machine::add(&mut sim, &place, name, Duration::ZERO);
+    let machines: Vec<_> = NODES.iter().map(add).collect();
+    for spare in &NODES[FOUNDERS..] {
+        sim.crash(*spare);
+    }
+    let gateways =
+        (0..GATEWAYS.len()).map(|number| add_gateway(&mut sim, &place, number, &presence)).collect();
+    let scene = Arc::new(Scene {
+        shared: Arc::clone(&shared),
+        place: place.clone(),
+        orders: Lock::default(),
+        on: Lock::new(std::array::from_fn(|node| node < FOUNDERS)),
+        settled: Lock::new(0),
+    });
+    for number in 0..WRITERS {
+        let name = format!("client-{number}");
+        let client = Client::new(&name, Arc::clone(&shared));
+        sim.client(name, async move {
+            client.fill_carts().await;
+            Ok(())
+        });
+    }
+    let operator = Operator::new(Arc::clone(&scene));
+    sim.client("operator", async move {
+        operator.change_the_ring().await;
+        Ok(())
+    });
+    let random = SeededRandom::new(seed, "doom");
+    let mut hosts = Hosts { sim, machines, gateways, presence, random, returning: Vec::new() };
+    let deaths = hosts.drive(&scene);
+    let buckets = hosts.machines.iter().map(|m| &m.faults).chain(&hosts.gateways);
+    let injected: u64 = buckets.map(|faults| faults.injected()).sum();
+    let simulated = hosts.sim.elapsed();
+    drop(hosts);
+    for version in place.doom.made_twice() {
+        shared.checker.lock().violate(format!("{version} was made twice"));
+    }
+    let changes = *scene.settled.lock();
+    let mut outcome = finish(&shared, deaths, injected, simulated);
+    outcome.summary = format!("{changes} ring versions settled; {}", outcome.summary);
+    outcome
+}
+
+impl Hosts<'_> {
+    /// Steps until all clients have finished; how many processes died.
+    fn drive(&mut self, scene: &Scene) -> usize {
+        let (shared, doom) = (&scene.shared, Arc::clone(&scene.place.doom));
+        let mut deaths = 0;
+        self.set_buckets(bucket_faults(false));
+        loop {
+            let orders = std::mem::take(&mut *scene.orders.lock());
+            for order in orders {
+                shared.trace.line_at(self.sim.elapsed(), "operator", &format!("{order:?}"));
+                self.carry_out(order, scene);
+            }
+            for (who, step) in doom.take_dying() {
+                shared.trace.line_at(self.sim.elapsed(), "doom", &format!("{who} dies: {step:?}"));
+                deaths += 1;
+                self.doomed(&who);
+            }
+            let now = self.sim.elapsed();
+            while let Some(at) = self.returning.iter().position(|(at, _)| *at <= now) {
+                let (_, who) = self.returning.remove(at);
+                self.sim.bounce(who);
+            }
+            match self.sim.step() {
+                Ok(false) => {}
+                Ok(true) => return deaths,
+                Err(error) => {
+                    shared.checker.lock().violate(format!("the simulation broke off: {error}"));
+                    return deaths;
+                }
+            }
+        }
+    }
+
+    fn doomed(&mut self, who: &str) {
+        let Some(name) = NODES.iter().chain(&GATEWAYS).find(|name| **name == who).copied() else { return };
+        if let Some(gateway) = GATEWAYS.iter().position(|gateway| *gateway == name) {
+            self.presence.lost(gateway);
+        }
+        self.sim.crash(name);
+        let at = self.sim.elapsed() + self.random.millis(50..2_500);
+        self.returning.push((at, name));
+    }
+
+    fn set_buckets(&self, faults: Faults) {
+        self.machines.iter().for_each(|machine| machine.faults.set(faults));
+        self.gateways.iter().for_each(|gateway| gateway.set(faults));
+    }
+
+    fn carry_out(&mut self, order: Order, scene: &Scene) {
+        match order {
+            Order::Crash(node) => {
+                scene.on.lock()[node] = false;
+                self.returning.retain(|(_, name)| *name != NODES[node]);
+                self.sim.crash(NODES[node]);
+            }
+            Order::Start(node) => {
+                scene.on.lock()[node] = true;
+                self.returning.retain(|(_, name)| *name != NODES[node]);
+                self.sim.bounce(NODES[node]);
+            }
+            Order::Wipe(node) => self.machines[node].wipe(),
+            Order::NodeBucket(node, there) => self.machines[node].faults.set(bucket_faults(!there)),
+            Order::GatewayBucket(gateway, there) => self.gateways[gateway].set(bucket_faults(!there)),
+            Order::Link(node, gateway, true) => self.sim.repair(GATEWAYS[gateway], NODES[node]),
+            Order::Link(node, gateway, false) => self.sim.partition(GATEWAYS[gateway], NODES[node]),
+            Order::Heal => self.set_buckets(Faults::default()),
+        }
+    }
+}

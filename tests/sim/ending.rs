@@ -1,0 +1,142 @@
+//! The end of a simulation in which the ring changed: everybody counts, nobody keeps anything for others, all homes of
+//! a partition hold the same, every write is there, and no pin is left.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cartwheel_bucket::list_all;
+use cartwheel_cluster::membership;
+use cartwheel_cluster::peer::Peers;
+use cartwheel_core::merkle::Span;
+use cartwheel_core::ring::Ring;
+use cartwheel_core::wire::{Call, Repair, Reply, Request};
+use tokio::time::Instant;
+
+use crate::changing::{Scene, repairs};
+use crate::client::Client;
+use crate::world::pass;
+
+/// How long it may take until nobody keeps anything for others: a home looks at the bucket twice a minute.
+const SETTLED: Duration = Duration::from_secs(45);
+/// How long what was borrowed may take to be rewritten and let go of.
+const LET_GO: Duration = Duration::from_secs(90);
+/// How long a call may take.
+const CALLED: Duration = Duration::from_secs(5);
+/// How long a key may take to be readable.
+const READABLE: Duration = Duration::from_secs(10);
+
+fn now() -> Duration {
+    turmoil::sim_elapsed().unwrap_or_default()
+}
+
+/// Looks at all of it.
+pub async fn look(scene: &Scene) {
+    let mut reader = Client::new("reader", scene.shared.clone());
+    let peers = scene.place.peers("reader");
+    let amiss = until(SETTLED, || unsettled(scene, &peers)).await;
+    complain(scene, "not settled", amiss);
+    *scene.shared.settled.lock() = Some(now());
+    // What is read repairs: so the homes are looked at before.
+    let patience = if repairs(scene.shared.seed) { SETTLED } else { Duration::from_secs(1) };
+    let amiss = until(patience, || unequal(scene, &peers)).await;
+    complain(scene, "homes of one partition hold different things", amiss);
+    let keys = scene.shared.checker.lock().keys();
+    for key in keys {
+        let give_up = now() + READABLE;
+        while reader.try_read(&key, "&r=3").await.is_none() {
+            if now() > give_up {
+                complain(scene, "can't be read from all homes", vec![key]);
+                break;
+            }
+            pass(Duration::from_millis(200)).await;
+        }
+    }
+    let amiss = until(LET_GO, || pins(scene)).await;
+    complain(scene, "pins are left", amiss);
+}
+
+fn complain(scene: &Scene, what: &str, amiss: Vec<String>) {
+    if !amiss.is_empty() {
+        let many = amiss.len();
+        let few: Vec<String> = amiss.into_iter().take(6).collect();
+        let what = format!("{:.3} s: {what} ({many}): {few:?}", now().as_secs_f64());
+        scene.shared.trace.line("reader", &format!("VIOLATION {what}"));
+        scene.shared.checker.lock().violate(what);
+    }
+}
+
+/// What is still amiss after so long.
+async fn until<F: Future<Output = Vec<String>>>(patience: Duration, amiss: impl Fn() -> F) -> Vec<String> {
+    let give_up = now() + patience;
+    loop {
+        let found = amiss().await;
+        if found.is_empty() || now() > give_up {
+            return found;
+        }
+        pass(Duration::from_millis(500)).await;
+    }
+}
+
+async fn call(peers: &Peers, address: &str, version: u64, request: Request) -> Option<Reply> {
+    let call = Call { ring_version: version, request };
+    peers.call(address, &call, Instant::now() + CALLED).await.ok().map(|answer| answer.reply)
+}
+
+async fn unsettled(scene: &Scene, peers: &Peers) -> Vec<String> {
+    let ring = membership::read_newest(&*scene.shared.objects, 0).await.unwrap().unwrap();
+    let mut amiss = Vec::new();
+    if ring.has_pending_change() {
+        amiss.push("a change is pending".to_owned());
+    }
+    for member in &ring.members {
+        let Some(Reply::Status(status)) = call(peers, &member.address, ring.version, Request::Status).await
+        else {
+            amiss.push(format!("{} does not answer", member.id));
+            continue;
+        };
+        let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
+        for (name, wanted) in [
+            ("standing", serde_json::json!("counting")),
+            ("partitions_not_held", serde_json::json!(0)),
+            ("hints", serde_json::json!([])),
+            ("ring_version", serde_json::json!(ring.version)),
+            ("index_complete", serde_json::json!(true)),
+        ] {
+            if status[name] != wanted {
+                amiss.push(format!("{}: {name} is {}", member.id, status[name]));
+            }
+        }
+    }
+    let hints = list_all(&*scene.shared.objects, "hints/").await.unwrap();
+    amiss.extend(hints.into_iter().map(|object| object.key));
+    amiss
+}
+
+/// Partitions whose homes' sums differ.
+async fn unequal(scene: &Scene, peers: &Peers) -> Vec<String> {
+    let document = membership::read_newest(&*scene.shared.objects, 0).await.unwrap().unwrap();
+    let ring = Ring::current(&document);
+    let mut sums: BTreeMap<u32, Vec<(String, String)>> = BTreeMap::new();
+    let mut amiss = Vec::new();
+    for member in &document.members {
+        let partitions = ring.partitions_of(&member.id);
+        let spans = partitions.iter().map(|p| Span::of_partition(*p, ring.partitions())).collect();
+        let asked = Request::Repair(Repair::Sums { spans, depth: 0 });
+        match call(peers, &member.address, document.version, asked).await {
+            Some(Reply::Sums(theirs)) => {
+                for (partition, sum) in partitions.into_iter().zip(theirs) {
+                    sums.entry(partition).or_default().push((member.id.to_string(), format!("{sum:?}")));
+                }
+            }
+            other => amiss.push(format!("{} answers {other:?}", member.id)),
+        }
+    }
+    let differ = sums.into_iter().filter(|(_, all)| all.windows(2).any(|pair| pair[0].1 != pair[1].1));
+    amiss.extend(differ.map(|(partition, all)| format!("{partition}: {all:?}")));
+    amiss
+}
+
+async fn pins(scene: &Scene) -> Vec<String> {
+    let objects = list_all(&*scene.shared.objects, "nodes/").await.unwrap();
+    objects.into_iter().map(|object| object.key).filter(|key| key.contains("/pins/")).collect()
+}
