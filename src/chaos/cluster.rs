@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a gateway may take to say how the cluster is.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+/// And to plan or to apply a change of the ring.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A loopback port that stays ours: bound but not listening, so that a process can listen there, go away and
 /// come back.
@@ -61,8 +63,9 @@ pub(crate) struct Cluster {
     gateways: Vec<Service>,
     urls: Vec<Gateway>,
     clients: Vec<Client>,
+    environment: Vec<(&'static str, String)>,
     /// Held for as long as the processes may need their ports.
-    _ports: Vec<Port>,
+    ports: Vec<Port>,
 }
 
 /// A process that ended by itself.
@@ -104,11 +107,8 @@ impl Cluster {
         let s3 = ["s3-server", "--listen", &address(0), "--data-dir", &path("s3"), "--no-sync"];
         let node = |at: usize| {
             let id = node_id(at);
-            let (listen, data) = (address(1 + at), path(&id));
-            let place =
-                ["storage-node", "--id", &id, "--bucket", BUCKET, "--listen", &listen, "--data-dir", &data];
-            let how = ["--flush-interval", FLUSH_INTERVAL, "--cache", CACHE, "--join", "never"];
-            service(&id, &[&place[..], &how].concat())
+            let arguments = node_arguments(&id, &address(1 + at), &path(&id), "never");
+            Service::new(&id, directory, arguments, environment.clone())
         };
         let gateway = |at: usize| {
             let listen = address(1 + nodes + at);
@@ -124,7 +124,8 @@ impl Cluster {
             gateways: (0..gateways).map(gateway).collect(),
             clients: urls.iter().map(|url| Client::new(url.clone(), STATUS_TIMEOUT)).collect(),
             urls,
-            _ports: ports,
+            environment: environment.clone(),
+            ports,
         };
         cluster.bucket.start().map_err(|e| local(&e))?;
         found(&endpoint, members).await?;
@@ -196,6 +197,54 @@ impl Cluster {
     pub(crate) fn wipe(&mut self, node: usize) -> Result<(), Failure> {
         let data = self.directory.join(node_id(node));
         std::fs::remove_dir_all(&data).map_err(|e| Failure::failed(format!("{}: {e}", data.display())))
+    }
+
+    /// A client of a gateway for changes of the ring.
+    pub(crate) fn admin(&self) -> Client {
+        let first = self.urls.first().cloned();
+        first.map_or_else(|| self.clients[0].clone(), |url| Client::new(url, ADMIN_TIMEOUT))
+    }
+
+    /// Where a node listens.
+    pub(crate) fn address(&self, node: usize) -> Option<String> {
+        self.nodes.iter().find(|service| service.name == node_id(node)).and_then(Service::listens)
+    }
+
+    /// Starts a further node, which adds itself to the ring.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    pub(crate) fn add(&mut self, node: usize) -> Result<(), Failure> {
+        let id = node_id(node);
+        self.start_elsewhere(&id, &id, "auto")
+    }
+
+    /// Kills a node, deletes its disk, and starts a process of the same name in another directory at another port.
+    ///
+    /// # Errors
+    /// If that can't be done.
+    pub(crate) fn replace(&mut self, node: usize) -> Result<(), Failure> {
+        self.remove(node);
+        self.wipe(node)?;
+        let id = node_id(node);
+        self.start_elsewhere(&id, &format!("{id}-again"), "never")
+    }
+
+    /// Kills a node for good.
+    pub(crate) fn remove(&mut self, node: usize) {
+        // It is killed when it is dropped.
+        self.nodes.retain(|service| service.name != node_id(node));
+    }
+
+    fn start_elsewhere(&mut self, id: &str, data: &str, join: &str) -> Result<(), Failure> {
+        let port = Port::reserve().map_err(|e| local(&e))?;
+        let data = self.directory.join(data).display().to_string();
+        let arguments = node_arguments(id, &port.address.to_string(), &data, join);
+        let mut service = Service::new(id, &self.directory, arguments, self.environment.clone());
+        service.start().map_err(|e| local(&e))?;
+        self.ports.push(port);
+        self.nodes.push(service);
+        Ok(())
     }
 
     /// Lets everything go on that is stopped, and starts everything that is not running.
@@ -281,7 +330,14 @@ impl Cluster {
     }
 }
 
-fn node_id(at: usize) -> String {
+fn node_arguments(id: &str, listen: &str, data: &str, join: &str) -> Vec<String> {
+    let place = ["storage-node", "--id", id, "--bucket", BUCKET, "--listen", listen, "--data-dir", data];
+    let how = ["--flush-interval", FLUSH_INTERVAL, "--cache", CACHE, "--join", join];
+    place.iter().chain(&how).map(|argument| (*argument).to_owned()).collect()
+}
+
+/// The name of a node.
+pub(crate) fn node_id(at: usize) -> String {
     let letter = u8::try_from(at).map_or('z', |at| char::from(b'a'.saturating_add(at)));
     format!("node-{letter}")
 }

@@ -1,7 +1,9 @@
 //! `cartwheel chaos`: a whole cluster of real processes on this machine under shopping carts and faults; every
 //! acknowledged write is checked.
 
+mod ballast;
 mod cart;
+mod change;
 mod check;
 mod cluster;
 mod dice;
@@ -48,9 +50,15 @@ pub use schedule::FaultKind;
 /// A disk is wiped only while all nodes are up, 30 s after the last one was and 10 s after the bucket was down,
 /// so that fewer than W copies of a write are destroyed at once; other faults rest up to 15 s for that. At least two nodes are left running, except when
 /// all are killed at once (they are then started again, with their disks).
+///
+/// With --changes there are no faults but those of the changes: of five nodes that hold --size each, a sixth joins, one
+/// leaves, one is replaced by a process with an empty disk, one gets twice its share, and one dies and is forgotten, while
+/// the clients go on. Each change is measured; promised is that no request fails beyond one repetition, that nothing
+/// is lost, that no read after it is stale, that 1 % of what gets a new home is copied between nodes at most, and that
+/// no more than 1.2 times the fewest slots move.
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Example:\n  cartwheel chaos --duration 10m --seed 7\n  cartwheel chaos --duration 1m --faults kill,pause -o json\n\nThe last line on standard output is the verdict; faults are told on standard error as they happen.\nExit status: 0 every promise was kept, 1 an acknowledged write was lost, a removed item came back, needless\nsiblings were shown, an answer was untrue, or a process crashed; 2 bad usage"
+    after_help = "Example:\n  cartwheel chaos --duration 10m --seed 7\n  cartwheel chaos --duration 1m --faults kill,pause -o json\n  cartwheel chaos --changes --size 1GB\n\nThe last line on standard output is the verdict; faults are told on standard error as they happen.\nExit status: 0 every promise was kept, 1 an acknowledged write was lost, a removed item came back, needless\nsiblings were shown, an answer was untrue, or a process crashed; 2 bad usage"
 )]
 pub struct ChaosArgs {
     /// How long to inject faults (1s to 7d)
@@ -79,6 +87,13 @@ pub struct ChaosArgs {
     #[arg(long, value_name = "KIND", value_enum, value_delimiter = ',',
           default_values_t = [FaultKind::Kill, FaultKind::Pause, FaultKind::Wipe, FaultKind::Bucket, FaultKind::Gateway])]
     pub faults: Vec<FaultKind>,
+    /// Change the ring, one change after the other, instead of injecting faults
+    #[arg(long, conflicts_with_all = ["duration", "faults", "nodes"])]
+    pub changes: bool,
+    /// With --changes: bytes of values that each node holds before (1MB to 1TB)
+    #[arg(long, value_name = "SIZE", default_value = "8MB", requires = "changes",
+          value_parser = units::size_between(1_000_000, 1_000_000_000_000))]
+    pub size: u64,
     /// Where disks, objects and logs lie, empty or new; kept. Without it a temporary directory, kept on failure
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -160,13 +175,17 @@ impl Directory {
 
 async fn run(args: &ChaosArgs, directory: &Path, output: &mut Output) -> Result<Exit, Failure> {
     let (nodes, gateways) = (usize::from(args.nodes), usize::from(args.gateways));
+    let nodes = if args.changes { usize::from(change::NODES) } else { nodes };
     let mut cluster = Cluster::start(directory, nodes, gateways).await?;
     let world = Arc::new(World::new(usize::from(args.carts)));
-    faults::say(
-        &world,
-        output,
-        &format!("{nodes} storage nodes and {gateways} gateways serve; the load begins"),
-    );
+    if args.changes {
+        faults::say(&world, output, &format!("{nodes} storage nodes and {gateways} gateways serve; filling them"));
+    }
+    let mut changer = match args.changes {
+        true => Some(Changer::fill(&mut cluster, &world, output, args.size).await?),
+        false => None,
+    };
+    let urls = changer.as_ref().map_or_else(Vec::new, |changer| changer.cluster.gateways().to_vec());
 
     let (stop, stopped) = watch::channel(false);
     let mut shoppers = JoinSet::new();

@@ -30,6 +30,12 @@ impl Service {
         Self { name: name.to_owned(), arguments, environment, log, child: None, paused: false }
     }
 
+    /// Where it was told to listen.
+    pub(crate) fn listens(&self) -> Option<String> {
+        let at = self.arguments.iter().position(|argument| argument == "--listen")?;
+        self.arguments.get(at + 1).cloned()
+    }
+
     /// Starts it, with nothing of this process's settings.
     ///
     /// # Errors

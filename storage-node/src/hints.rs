@@ -6,6 +6,7 @@
 //! it there even if this node never comes back. For each home this node knows whether it believes it `away`. Only
 //! then new hints are kept without asking the home first; a home that says that it is back is believed.
 
+mod epochs;
 mod log_entry;
 mod stored;
 mod upload;
@@ -510,44 +511,6 @@ impl Hints {
         let more = bound.is_some();
         let within = found.into_iter().filter(|(key, _)| bound.as_ref().is_none_or(|b| key < b));
         Ok((within.map(|(_, record)| record.encode()).collect(), more))
-    }
-
-    /// Mints under a new epoch from now on, if anything was minted under this one: of what memory lets go of can't be
-    /// known any more which dots it holds.
-    async fn renew_epoch(&self) -> Result<(), LeaseError> {
-        let minted = {
-            let state = self.state.lock();
-            state.minted.then_some(state.actor.epoch)
-        };
-        let Some(known) = minted else { return Ok(()) };
-        let epoch = self.incarnation.lease_for_hints(&*self.bucket, &self.seams, known).await?;
-        let mut state = self.state.lock();
-        // Another may have been faster, and something minted since.
-        if state.actor.epoch == known {
-            state.actor.epoch = epoch;
-            state.minted = false;
-        }
-        Ok(())
-    }
-
-    /// Leases an epoch for this node's own writes, with another one for what it mints for others from then on: neither
-    /// may mint what the other has.
-    ///
-    /// # Errors
-    /// [`LeaseError`].
-    pub(crate) async fn lease_apart(&self) -> Result<u32, LeaseError> {
-        loop {
-            let known = self.newest_epoch();
-            let own = self.incarnation.lease_for_hints(&*self.bucket, &self.seams, known).await?;
-            let others = self.incarnation.lease_for_hints(&*self.bucket, &self.seams, own).await?;
-            let mut state = self.state.lock();
-            // Unless the epoch was renewed meanwhile: then `own` is that of hints now.
-            if state.actor.epoch == known {
-                state.actor.epoch = others;
-                state.minted = false;
-                return Ok(own);
-            }
-        }
     }
 
     /// `home` has persisted the hints up to `generation`: they are let go of. What is minted from now on is under a

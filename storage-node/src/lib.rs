@@ -85,8 +85,8 @@ use manifests::ManifestsError;
 use memory::{Budget, Governor};
 use pace::Pace;
 use reap::{Proofs, Reaper};
-use repair::{RepairDesk, Repairer};
 use recovery::FoundSegment;
+use repair::{RepairDesk, Repairer};
 use segments::manifests::ManifestReadError;
 use service::{Parts, Service};
 use standing::Stand;
@@ -457,7 +457,9 @@ pub async fn start(
                 background.push(tokio::spawn(compactor.run()));
                 background.push(tokio::spawn(sweeper.run()));
                 let members = move || {
-                    let of = |view: Arc<membership::View>| view.document.members.iter().map(|m| m.id.clone()).collect();
+                    let of = |view: Arc<membership::View>| {
+                        view.document.members.iter().map(|m| m.id.clone()).collect()
+                    };
                     ring.view().map_or_else(Vec::new, of)
                 };
                 background.push(tokio::spawn(borrower.run(members)));

@@ -4,6 +4,7 @@ mod ranges;
 mod repairing;
 mod replying;
 mod stand_in;
+mod status;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +14,13 @@ use parking_lot::RwLock;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
-use cartwheel_bucket::{Meter, Prices, Usage};
+use cartwheel_bucket::{Meter, Prices};
 use cartwheel_cluster::frames::{Handler, IncomingCall};
 use cartwheel_cluster::gossip::GossipHandle;
 use cartwheel_cluster::membership::{Follower, View};
 use cartwheel_cluster::peer::Peers;
 use cartwheel_cluster::seams::Seams;
 use cartwheel_core::clock::Dot;
-use cartwheel_core::gossip::HintsHeld;
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::names::{Key, Namespace, NodeId};
 use cartwheel_core::quorum::Durability;
@@ -33,11 +33,11 @@ use crate::engine::{Engine, Found, Graved, Mint, MintRequest, Taking};
 use crate::epoch::Incarnation;
 use crate::hints::Hints;
 use crate::ledger::Ledger;
-use crate::memory::{Governor, MemoryFigures};
+use crate::memory::Governor;
 use crate::memtable::RecordKey;
 use crate::pace::Pace;
 use crate::reap::{Proofs, attest};
-use crate::repair::{RepairDesk, RepairFigures};
+use crate::repair::RepairDesk;
 use crate::standing::Stand;
 use ranges::{Range, Ranges};
 use replying::{Once, Replying};
@@ -519,31 +519,6 @@ impl Inner {
             Ok(page(&records, more))
         });
     }
-
-    fn status(&self) -> Bytes {
-        let usage = self.meter.usage();
-        let status = Status {
-            id: self.me.node.as_str(),
-            incarnation: self.me.label(),
-            ring_version: self.ranges().version,
-            standing: self.stand.level().as_str(),
-            rounds: self.stand.rounds(),
-            partitions_not_held: self.stand.unheld(),
-            steps_down: self.engine.is_fenced(),
-            bucket_fails: self.engine.bucket_fails(),
-            hints: self.hints.held().iter().map(HintsFigures::from).collect(),
-            hints_refused: self.hints.refused(),
-            background_rate: self.pace.rate(),
-            deletions_proven: self.proofs.len(),
-            repair: self.repair.figures(),
-            away: self.hints.away().iter().map(ToString::to_string).collect(),
-            bucket_dollars: self.prices.cost(&usage),
-            bucket_usage: usage,
-            memory: self.governor.figures(),
-            figures: self.engine.figures(),
-        };
-        serde_json::to_vec(&status).unwrap_or_default().into()
-    }
 }
 
 /// Is it about keys, so that both sides must know the same ring?
@@ -582,50 +557,6 @@ fn page(records: &[Bytes], more: bool) -> Reply {
         push_to_page(&mut page, record);
     }
     Reply::Page { more, records: page.freeze() }
-}
-
-/// How a node is.
-#[derive(Debug, serde::Serialize)]
-struct Status<'a> {
-    id: &'a str,
-    incarnation: String,
-    ring_version: u64,
-    standing: &'static str,
-    rounds: u64,
-    partitions_not_held: usize,
-    steps_down: bool,
-    bucket_fails: bool,
-    hints: Vec<HintsFigures>,
-    hints_refused: u64,
-    /// Bytes per second that background work gets.
-    background_rate: u64,
-    /// Deletions that every home may forget, and this one has not yet.
-    deletions_proven: usize,
-    repair: RepairFigures,
-    away: Vec<String>,
-    /// What was asked of the bucket since the process started.
-    bucket_usage: Usage,
-    /// And what that cost.
-    bucket_dollars: f64,
-    memory: MemoryFigures,
-    #[serde(flatten)]
-    figures: crate::engine::Figures,
-}
-
-/// The hints kept for one home.
-#[derive(Debug, serde::Serialize)]
-struct HintsFigures {
-    target: String,
-    keys: u64,
-    bytes: u64,
-    oldest_ms: u64,
-}
-
-impl From<&HintsHeld> for HintsFigures {
-    fn from(held: &HintsHeld) -> Self {
-        let HintsHeld { target, keys, bytes, oldest_ms } = held.clone();
-        Self { target: target.to_string(), keys, bytes, oldest_ms }
-    }
 }
 
 fn minted(dot: Dot, reply: Once) -> crate::engine::Done {

@@ -86,7 +86,11 @@ impl Takeover {
             let figures = {
                 let done = progress.0.lock();
                 let partitions = coming.len() as u64;
-                TakeoverFigures { partitions, borrowed_bytes: done.borrowed_bytes, copied_bytes: done.copied_bytes }
+                TakeoverFigures {
+                    partitions,
+                    borrowed_bytes: done.borrowed_bytes,
+                    copied_bytes: done.copied_bytes,
+                }
             };
             tracing::info!(?figures, "holds the partitions to come");
             self.desk.took_over(figures);
@@ -287,8 +291,12 @@ impl Takeover {
                 Err(why) => Err(why),
             };
             match outcome {
-                Ok(()) => tracing::info!(home = %held.target, keys = held.keys, "gave away the hints of one that is gone"),
-                Err(why) => tracing::warn!(home = %held.target, %why, "can't give away the hints of one that is gone"),
+                Ok(()) => {
+                    tracing::info!(home = %held.target, keys = held.keys, "gave away the hints of one that is gone")
+                }
+                Err(why) => {
+                    tracing::warn!(home = %held.target, %why, "can't give away the hints of one that is gone")
+                }
             }
         }
     }
@@ -333,7 +341,8 @@ fn owners(view: &View, coming: &[u32], me: &NodeId) -> Vec<(NodeId, Vec<u32>)> {
     while !left.is_empty() {
         let has = |id: &NodeId| of[id].intersection(&left).count();
         // Of two that have as many the first by name: every try makes the same choice.
-        let best = of.keys().max_by_key(|id| (has(id) > 0, lives(id), has(id), std::cmp::Reverse(*id))).cloned();
+        let best =
+            of.keys().max_by_key(|id| (has(id) > 0, lives(id), has(id), std::cmp::Reverse(*id))).cloned();
         let Some(best) = best.filter(|id| has(id) > 0) else { break };
         let partitions: Vec<u32> = of[&best].intersection(&left).copied().collect();
         left.retain(|partition| !partitions.contains(partition));

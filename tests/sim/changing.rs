@@ -94,6 +94,8 @@ struct Hosts<'a> {
 pub fn run(seed: u64) -> Outcome {
     let place = Place { configure, ..Place::new(seed, Bug::None) };
     let presence = Arc::new(Presence::default());
+    let mut checker = Checker::default();
+    checker.forgets = forgets(seed);
     let shared = Arc::new(Shared {
         seed,
         bug: Bug::None,
@@ -101,7 +103,7 @@ pub fn run(seed: u64) -> Outcome {
         calm: Lock::new(Duration::MAX),
         stop: Lock::new(Duration::MAX),
         trace: Arc::clone(&place.trace),
-        checker: Lock::new(Checker { forgets: forgets(seed), ..Checker::default() }),
+        checker: Lock::new(checker),
         stopped: Lock::new(0),
         presence: Arc::clone(&presence),
         objects: Arc::clone(&place.objects),

@@ -173,7 +173,8 @@ impl Checker {
                 seen.extend(&deleted);
             }
             let back = |id: &&WriteId| {
-                let replaces = |gone: &WriteId| self.writes[gone].deletion && self.writes[gone].past.contains(id);
+                let replaces =
+                    |gone: &WriteId| self.writes[gone].deletion && self.writes[gone].past.contains(id);
                 self.writes[id].tags.len() == 1 && owed.iter().any(|gone| replaces(gone))
             };
             // What was deleted and is shown is what a read lacks that shows what was replaced.

@@ -31,15 +31,8 @@ pub enum Step {
 }
 
 /// All of them.
-pub const STEPS: [Step; 7] = [
-    Step::Creates,
-    Step::Greeted,
-    Step::Pins,
-    Step::Borrowed,
-    Step::Compared,
-    Step::Flushes,
-    Step::Ready,
-];
+pub const STEPS: [Step; 7] =
+    [Step::Creates, Step::Greeted, Step::Pins, Step::Borrowed, Step::Compared, Step::Flushes, Step::Ready];
 
 /// Where the next process dies.
 #[derive(Debug, Clone, Copy)]

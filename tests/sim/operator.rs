@@ -272,7 +272,8 @@ impl Operator {
             self.order(Order::Start(*other));
             // It adds itself; where the order comes first, both are one change.
             let address = crate::cluster::address(NODES[*other]);
-            let join = json!({"join": {"id": NODES[*other], "address": address, "zone": "default", "weight": 1}});
+            let join =
+                json!({"join": {"id": NODES[*other], "address": address, "zone": "default", "weight": 1}});
             edits.push(join);
             let mut only = members(before);
             only.insert(NODES[*other].to_owned(), 1);
@@ -402,8 +403,10 @@ impl Operator {
                 // Nobody who was started before wants to add itself any more.
                 let on = *self.scene.on.lock();
                 let outside = (0..NODES.len()).filter(|node| on[*node]);
-                let waiting: Vec<&str> =
-                    outside.map(|node| NODES[node]).filter(|name| !members(&ring).contains_key(*name)).collect();
+                let waiting: Vec<&str> = outside
+                    .map(|node| NODES[node])
+                    .filter(|name| !members(&ring).contains_key(*name))
+                    .collect();
                 if waiting.len() < 2 || now() > give_up {
                     *self.scene.settled.lock() += 1;
                     for name in &waiting {
@@ -421,7 +424,11 @@ impl Operator {
                 let ready = membership::ready(&*self.scene.shared.objects, ring.version).await.unwrap();
                 let waits: Vec<&NodeId> =
                     ring.must_be_ready().map(|m| &m.id).filter(|id| !ready.contains(id)).collect();
-                self.violate(&format!("ring {} is not settled ({}); it waits for {waits:?}", ring.version, pending(&ring)));
+                self.violate(&format!(
+                    "ring {} is not settled ({}); it waits for {waits:?}",
+                    ring.version,
+                    pending(&ring)
+                ));
                 return None;
             }
             pass(Duration::from_millis(100)).await;
@@ -431,7 +438,8 @@ impl Operator {
     /// Processes that are no members are switched off, as people do.
     async fn switch_off(&mut self, found: &Members) {
         let on = *self.scene.on.lock();
-        let gone: Vec<usize> = (0..NODES.len()).filter(|n| on[*n] && !found.contains_key(NODES[*n])).collect();
+        let gone: Vec<usize> =
+            (0..NODES.len()).filter(|n| on[*n] && !found.contains_key(NODES[*n])).collect();
         for node in &gone {
             // Not at once: it may hold what others lack.
             pass(self.random.millis(0..1_500)).await;

@@ -10,8 +10,8 @@ use crate::checker::Checker;
 use crate::client::{Client, KEYS, Shared, WRITERS};
 use crate::cluster::{GATEWAYS, Machine, Place, Presence, add_gateway, bucket_faults};
 use crate::faults::{CALM, Event, FOUNDERS, Fault, HEALED, LATE, NODES, joins, plan};
-use crate::world::lock::Lock;
 use crate::world::Bug;
+use crate::world::lock::Lock;
 
 /// The longest that a simulation may last.
 const LONGEST: Duration = Duration::from_secs(120);

@@ -365,7 +365,9 @@ mod tests {
         let keys: Vec<(KeyHash, u64)> = (1..5000).map(|i| (key(i), i * i)).collect();
         let mut tree = Tree::default();
         keys.iter().for_each(|(hash, leaf)| tree.change(*hash, 0, *leaf));
-        for span in [Span::of_partition(0, 1), Span::of_partition(3, 4), Span::of(key(8), 9), Span::of(key(9), 16)] {
+        for span in
+            [Span::of_partition(0, 1), Span::of_partition(3, 4), Span::of(key(8), 9), Span::of(key(9), 16)]
+        {
             for depth in 0..=8 {
                 let spans = [span];
                 let mut sums = DeepSums::new(&spans, depth);

@@ -81,7 +81,8 @@ pub struct BucketTree {
 /// Those of the bucket; damage of what was read.
 pub async fn bucket_tree(bucket: &SharedBucket, node: &NodeId) -> Result<Option<BucketTree>, SegmentError> {
     let snapshots = list_all(&**bucket, &tree_prefix(node)).await?;
-    let told = |listed: &Listed| Some((listed.modified_ms, flush_of_tree(node, &listed.key)?, listed.key.clone()));
+    let told =
+        |listed: &Listed| Some((listed.modified_ms, flush_of_tree(node, &listed.key)?, listed.key.clone()));
     let Some((taken_ms, (label, mut n), object)) = snapshots.iter().filter_map(told).max() else {
         return Ok(None);
     };
@@ -92,7 +93,8 @@ pub async fn bucket_tree(bucket: &SharedBucket, node: &NodeId) -> Result<Option<
     let mut flushes = 0;
     let segments = Segments::new(SharedBucket::clone(bucket), 0);
     for flush in list_all(&**bucket, &flush_prefix).await? {
-        let number = flush.key.strip_prefix(&incarnation).and_then(|file| file.strip_suffix(".seg")?.parse().ok());
+        let number =
+            flush.key.strip_prefix(&incarnation).and_then(|file| file.strip_suffix(".seg")?.parse().ok());
         match number {
             Some(number) if number <= n => continue,
             Some(number) if number == n + 1 => n = number,

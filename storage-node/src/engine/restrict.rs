@@ -47,8 +47,7 @@ impl Engine {
             } else if kept != held {
                 let mut entry = entry.clone();
                 entry.only = kept;
-                let narrow =
-                    self.segments.open(entry.object.clone(), entry.bytes, Some(entry), segment.born);
+                let narrow = self.segments.open(entry.object.clone(), entry.bytes, Some(entry), segment.born);
                 restriction.narrower.push((Arc::clone(segment), narrow));
             }
         }

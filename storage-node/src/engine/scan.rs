@@ -43,7 +43,8 @@ impl Engine {
             for (hash, bytes) in &held {
                 add(*hash, bytes)?;
             }
-            let (records, bound) = self.segments.scan(first, last, after, blocks, (since, self.hash_seed)).await?;
+            let (records, bound) =
+                self.segments.scan(first, last, after, blocks, (since, self.hash_seed)).await?;
             let bound = [bound, held_bound].into_iter().flatten().min();
             for bytes in records {
                 let (namespace, key) = Record::decode_key(&bytes).map_err(damaged)?;

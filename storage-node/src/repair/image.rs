@@ -101,7 +101,8 @@ impl Image {
     /// Where the two differ: ranges of neighbouring leaves, and how many leaves each has.
     async fn differing(&self, copier: &Copier, span: Span) -> Vec<(KeyHash, KeyHash, u64)> {
         let mut leaves = vec![span];
-        while let Some(depth) = leaves.first().map(|s| LEAF_BITS.saturating_sub(s.bits())).filter(|d| *d > 0) {
+        while let Some(depth) = leaves.first().map(|s| LEAF_BITS.saturating_sub(s.bits())).filter(|d| *d > 0)
+        {
             leaves = leaves.iter().flat_map(|span| span.parts(depth.min(MAX_DEPTH))).collect();
         }
         let ours = copier.engine.sums(&leaves, 0).await;

@@ -278,7 +278,8 @@ impl Repairer {
         let pairs: Vec<(u32, Option<Span>)> = pairs
             .map(|(partition, span)| (partition, differing.binary_search(&span).is_ok().then_some(span)))
             .collect();
-        let pairs = pairs.into_iter().map(|(partition, span)| self.compare_pair(view, other, partition, span));
+        let pairs =
+            pairs.into_iter().map(|(partition, span)| self.compare_pair(view, other, partition, span));
         // Most of the time each of them waits for writes in flight.
         let mut comparing = iter(pairs).buffer_unordered(AT_ONCE);
         while let Some(outcome) = comparing.next().await {

@@ -51,11 +51,17 @@ async fn sums_at_every_level_are_those_of_the_clocks() {
     let mut leaves: Vec<Span> = leaves.into_iter().collect();
     leaves.sort_unstable();
     leaves.dedup();
-    for (spans, depth) in [(&all[..], 0), (&all, 8), (&quarters, 7), (&leaves, 0), (&leaves, 3), (&leaves, 8)] {
+    for (spans, depth) in [(&all[..], 0), (&all, 8), (&quarters, 7), (&leaves, 0), (&leaves, 3), (&leaves, 8)]
+    {
         let parts: Vec<Span> = spans.iter().flat_map(|span| span.parts(depth)).collect();
         let sums = process.engine.sums(spans, depth).await;
         for bytes in [1, 5000, usize::MAX] {
-            assert_eq!(sums, sums_of_clocks(&process, &parts, bytes).await, "{depth} below {} spans", spans.len());
+            assert_eq!(
+                sums,
+                sums_of_clocks(&process, &parts, bytes).await,
+                "{depth} below {} spans",
+                spans.len()
+            );
         }
         assert!(sums.iter().any(|sum| *sum != 0));
     }

@@ -110,7 +110,7 @@ async fn a_node_that_joins_borrows_what_it_is_to_hold_and_rewrites_it() {
     let view = cluster.settled(4).await;
     all_there(&cluster, &view).await;
     let (partitions, borrowed_bytes, copied_bytes) = took_over(&cluster, joining.address()).await;
-    assert_eq!(partitions as usize, view.current.partitions_of(&id("node-d")).len());
+    assert_eq!(partitions, view.current.partitions_of(&id("node-d")).len() as u64);
     assert!(borrowed_bytes > 0 && copied_bytes < borrowed_bytes, "{borrowed_bytes} {copied_bytes}");
     let_go(&cluster, "node-d").await;
     // The old homes are gone, and what they had in the bucket too.
@@ -155,7 +155,8 @@ async fn what_was_given_away_is_forgotten_and_can_come_back() {
             // In the segments too, once they are merged: what is left of them holds no more than the index knows.
             while status(&cluster, node.address(), "keys").await != of(&view, node.address())
                 || segment_records(&cluster, node.id().as_str()).await > of(&view, node.address()) + 64 * 16
-            {}
+            {
+            }
         }
     };
     tokio::time::timeout(PATIENCE, forgetting).await.expect("what was given away is never forgotten");
