@@ -43,7 +43,10 @@ impl Joiner {
             let part = async {
                 if !view.document.has_pending_change() {
                     self.give_away.settled(&view);
-                    self.takeover.forget_the_gone(&view).await;
+                    self.step("let go of what is kept for those that are gone", || {
+                        self.takeover.forget_the_gone(&view)
+                    })
+                    .await;
                 } else {
                     self.give_away.hold().await;
                     if view.next.index_of(&self.me).is_some() {

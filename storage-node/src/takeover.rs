@@ -13,7 +13,7 @@ use futures_util::stream::StreamExt;
 use parking_lot::Mutex;
 
 use cartwheel_bucket::{BucketError, SharedBucket, list_all};
-use cartwheel_cluster::membership::View;
+use cartwheel_cluster::membership::{self, View};
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::merkle::Span;
 use cartwheel_core::names::NodeId;
@@ -276,38 +276,38 @@ impl Takeover {
         }
     }
 
-    /// Lets go of what is kept for nodes that are no members any more, once those that hold it now have it.
-    pub(crate) async fn forget_the_gone(&self, view: &View) {
+    /// Lets go of what is kept for nodes that are no members any more, once those that hold it now have it, and of
+    /// their hints in the bucket: what counted of them was taken before the change was done.
+    ///
+    /// # Errors
+    /// What is left, as a sentence; call it again.
+    pub(crate) async fn forget_the_gone(&self, view: &View) -> Result<(), String> {
         for held in self.hints.held() {
-            if view.document.member(&held.target).is_some() {
+            if view.document.member(&held.target).is_none() {
+                let generation = self.give(view, &held.target).await?;
+                self.hints.took(&held.target, generation).await.map_err(|e| e.to_string())?;
+                tracing::info!(home = %held.target, keys = held.keys, "gave away the hints of one that is gone");
+            }
+        }
+        let mut outcome = Ok(());
+        let objects = list_all(&*self.bucket, "hints/").await.map_err(|e| e.to_string())?;
+        // After the list: nothing in it is for one that has come back since.
+        if membership::read_newest(&*self.bucket, view.version()).await.map_err(|e| e.to_string())?.is_some() {
+            return Err("there is a newer ring".to_owned());
+        }
+        for object in objects {
+            let Some(name) = parse_hint_object(&object.key) else { continue };
+            // Those of another member are its own to give away; those of a gateway, or of a holder that is gone too,
+            // are nobody's.
+            let is_theirs = name.holder != self.me && view.document.member(&name.holder).is_some();
+            if view.document.member(&name.home).is_some() || is_theirs {
                 continue;
             }
-            let given = match self.give(view, &held.target).await {
-                Ok(generation) => self.hints.took(&held.target, generation).await.map_err(|e| e.to_string()),
-                Err(why) => Err(why),
-            };
-            let outcome = match given {
-                Ok(()) => self.delete_own_hints(&held.target).await,
-                Err(why) => Err(why),
-            };
-            match outcome {
-                Ok(()) => {
-                    tracing::info!(home = %held.target, keys = held.keys, "gave away the hints of one that is gone")
-                }
-                Err(why) => {
-                    tracing::warn!(home = %held.target, %why, "can't give away the hints of one that is gone")
-                }
+            if let Err(error) = self.bucket.delete(&object.key).await {
+                outcome = Err(error.to_string());
             }
         }
-    }
-
-    async fn delete_own_hints(&self, home: &NodeId) -> Result<(), String> {
-        for object in list_all(&*self.bucket, &hint_prefix(home)).await.map_err(|e| e.to_string())? {
-            if parse_hint_object(&object.key).is_some_and(|name| name.holder == self.me) {
-                self.bucket.delete(&object.key).await.map_err(|e| e.to_string())?;
-            }
-        }
-        Ok(())
+        outcome
     }
 }
 
