@@ -433,7 +433,7 @@ pub async fn start(
         ledger,
         flushed_one: compact,
         flushed: 0,
-        trees: TreeWriter::new(counted(Work::Flush), incarnation.clone()),
+        trees: TreeWriter::new(counted(Work::Repair), incarnation.clone()),
     };
 
     let (stop, stopped) = watch::channel(false);

@@ -137,12 +137,18 @@ fn planted_bugs_are_seen() {
     }
     let directory = tempfile::tempdir().unwrap();
     for (name, _, says) in BUGS {
-        let found = (1..=BUG_SEEDS).find_map(|seed| {
-            let (fine, said) = wait(spawn(TEST, seed, Some(name), &directory.path().join(name)));
-            (!fine).then_some((seed, said))
+        // What a bug breaks first need not be what it is known by.
+        let mut others = Vec::new();
+        let found = (1..=BUG_SEEDS).find(|seed| {
+            let (fine, said) = wait(spawn(TEST, *seed, Some(name), &directory.path().join(name)));
+            let seen = !fine && said.lines().any(|line| line.contains(says));
+            if !fine && !seen {
+                others.push(said);
+            }
+            seen
         });
-        let Some((seed, said)) = found else { panic!("{name} went unseen in {BUG_SEEDS} seeds") };
-        assert!(said.lines().any(|line| line.contains(says)), "{name} was not recognised:\n{said}");
+        let others = others.join("\n");
+        let Some(seed) = found else { panic!("{name} went unseen in {BUG_SEEDS} seeds; they said:\n{others}") };
         println!("{name}: seen with seed {seed}");
     }
 }
