@@ -31,6 +31,8 @@ async fn value(shared: &Shared) -> Result<Value, Problem> {
     let view = usable_view(shared)?;
     let (document, ring) = (&view.document, &view.current);
     let said = members(shared, document).await;
+    let calls = |said: &Value| said["calls_per_second"].as_f64();
+    let all_calls: f64 = said.iter().filter_map(calls).sum();
     let all_keys: u64 = said.iter().filter_map(|m| m["keys"].as_u64()).sum();
     let members: Vec<Value> = document
         .members
@@ -50,6 +52,8 @@ async fn value(shared: &Shared) -> Result<Value, Problem> {
                 "tokens": document.tokens * member.weight,
                 "keys": said["keys"],
                 "key_share": said["keys"].as_u64().filter(|_| all_keys > 0).map(|keys| keys as f64 / all_keys as f64),
+                "calls_per_second": calls(&said),
+                "load_share": calls(&said).filter(|_| all_calls > 0.0).map(|calls| calls / all_calls),
             });
             for field in ["becomes", "dead", "segment_bytes", "memtable_bytes"] {
                 if !said[field].is_null() {

@@ -59,6 +59,8 @@ struct Member {
     #[serde(default)]
     key_share: Option<f64>,
     #[serde(default)]
+    load_share: Option<f64>,
+    #[serde(default)]
     next_partitions: Option<u64>,
 }
 
@@ -99,6 +101,7 @@ fn text(ring: &Ring, owners: bool) -> String {
                 off,
                 member.keys.map_or_else(|| "-".to_owned(), |keys| keys.to_string()),
                 member.key_share.map_or_else(|| "-".to_owned(), percent),
+                member.load_share.map_or_else(|| "-".to_owned(), percent),
                 member.next_partitions.map_or_else(|| "-".to_owned(), |next| next.to_string()),
             ]
         })
@@ -115,6 +118,7 @@ fn text(ring: &Ring, owners: bool) -> String {
         ("OFF", Align::Right),
         ("KEYS", Align::Right),
         ("KEY SHARE", Align::Right),
+        ("LOAD SHARE", Align::Right),
         ("NEXT", Align::Right),
     ];
     let mut text = format!(

@@ -1,5 +1,6 @@
 //! What a storage node does with a call: checks ring, range and deadline, asks the engine, answers.
 
+mod load;
 mod ranges;
 mod repairing;
 mod replying;
@@ -39,6 +40,7 @@ use crate::pace::Pace;
 use crate::reap::{Proofs, attest};
 use crate::repair::RepairDesk;
 use crate::standing::Stand;
+use load::Load;
 use ranges::{Range, Ranges};
 use replying::{Once, Replying};
 
@@ -85,6 +87,7 @@ struct Inner {
     ranges: RwLock<Arc<Ranges>>,
     slow: Arc<Semaphore>,
     standing_in: Arc<Semaphore>,
+    load: Load,
 }
 
 impl std::fmt::Debug for Inner {
@@ -106,7 +109,8 @@ impl Service {
         let hash_seed = view.document.hash_seed;
         let slow = Arc::new(Semaphore::new(SLOW_CALLS));
         let standing_in = Arc::new(Semaphore::new(STANDING_IN));
-        Self { inner: Arc::new(Inner { parts, hash_seed, ranges, slow, standing_in }) }
+        let load = Load::new(Instant::now());
+        Self { inner: Arc::new(Inner { parts, hash_seed, ranges, slow, standing_in, load }) }
     }
 }
 
@@ -127,6 +131,9 @@ impl Handler for Service {
             Ok(call) => call,
             Err(error) => return reply.refuse(Refusal::Malformed(error.to_string())),
         };
+        if let Request::Read { .. } | Request::Mint { .. } | Request::Replicate { .. } = call.request {
+            inner.load.count();
+        }
         if call.ring_version <= reply.version || !is_about_keys(&call.request) {
             return Inner::carry_out(inner, call, deadline, reply);
         }

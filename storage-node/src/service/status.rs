@@ -1,6 +1,7 @@
 //! How a storage node is, as JSON for people and for gateways.
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use cartwheel_bucket::Usage;
 use cartwheel_core::gossip::HintsHeld;
@@ -27,6 +28,8 @@ struct Status<'a> {
     /// Deletions that every home may forget, and this one has not yet.
     deletions_proven: usize,
     repair: RepairFigures,
+    /// Reads and writes of keys, as gateways and other nodes ask for them.
+    calls_per_second: f64,
     away: Vec<String>,
     /// What was asked of the bucket since the process started.
     bucket_usage: Usage,
@@ -71,6 +74,7 @@ impl Inner {
             background_rate: self.pace.rate(),
             deletions_proven: self.proofs.len(),
             repair: self.repair.figures(),
+            calls_per_second: self.load.per_second(Instant::now()),
             away: self.hints.away().iter().map(ToString::to_string).collect(),
             bucket_dollars: self.prices.cost(&usage),
             bucket_usage: usage,
