@@ -94,6 +94,18 @@ pub(crate) enum BorrowError {
     Uncommitted,
 }
 
+impl BorrowError {
+    /// Will it be the same when it is tried again?
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Self::UnsafeStore | Self::Itself(_) | Self::Stray { .. } => true,
+            Self::Segment(error) => matches!(error, SegmentError::Damaged { .. }),
+            Self::Manifest(error) => !matches!(error, ManifestReadError::Bucket(_)),
+            _ => false,
+        }
+    }
+}
+
 /// A pin of this node.
 #[derive(Debug)]
 struct Held {
@@ -242,7 +254,9 @@ impl Borrower {
             }
             let instead = if is_grave { buried.get(&part.object) } else { held.get(&part.object) };
             match instead.and_then(|segment| segment.known().map(|known| (segment, known))) {
-                Some((_, known)) if ranges::includes(&known.ranges(), &part.only) => {}
+                Some((_, known))
+                    if ranges::includes(&known.ranges(), &part.only)
+                        && !self.engine.is_half_taken_up(&part.object) => {}
                 // Lent by this node, and merged here since: no name is used again after it was dropped.
                 None if self.ledger.is_own(&part.object) => wants.copy.push(part),
                 Some((segment, known)) => {

@@ -408,7 +408,11 @@ impl CatchUp {
             return;
         }
         if let (Loss::Some { age, disk }, Some(view)) = (&self.loss, self.follower.view()) {
-            let partitions = view.current.partitions_of(&self.me.node);
+            // Those to come too: what it holds of them counts for the ring that is next, and is read from it soon.
+            let mut partitions = view.current.partitions_of(&self.me.node);
+            partitions.extend(view.next.partitions_of(&self.me.node));
+            partitions.sort_unstable();
+            partitions.dedup();
             let mut work: BTreeMap<NodeId, (String, Vec<u32>)> = BTreeMap::new();
             for partition in &partitions {
                 let asked = progress.consulted.entry(*partition).or_default();
@@ -469,9 +473,9 @@ impl CatchUp {
             Ok::<_, ImageError>((image.is_whole, brought))
         };
         match bringing.await {
-            Ok((whole, Brought { leaves, records, bytes })) => {
-                tracing::info!(%node, whole, leaves, records, bytes, "took in what it has in the bucket");
-                whole
+            Ok((whole, Brought { leaves, records, bytes, damaged })) => {
+                tracing::info!(%node, whole, leaves, records, bytes, damaged, "took in what it has in the bucket");
+                whole && damaged == 0
             }
             Err(error) => {
                 tracing::warn!(%node, %error, "can't take in what it has in the bucket");

@@ -15,7 +15,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -149,6 +149,8 @@ pub(crate) struct Engine {
     bucket_fails: AtomicBool,
     /// Set when the next memtable that is closed is to keep the Merkle tree.
     tree_wanted: AtomicBool,
+    /// Objects whose taking up was begun and not brought to an end.
+    half_taken_up: Mutex<HashSet<String>>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -200,6 +202,7 @@ impl Engine {
             told_fenced: Notify::new(),
             bucket_fails: AtomicBool::new(false),
             tree_wanted: AtomicBool::new(true),
+            half_taken_up: Mutex::default(),
         }
     }
 

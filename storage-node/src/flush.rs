@@ -64,6 +64,11 @@ impl Flusher {
                     return false;
                 }
                 uncommitted = true;
+            } else if self.trees.is_due()
+                && let Some(tree) = self.engine.tree_of_segments(self.trees.root())
+            {
+                // Nothing more came in but what other nodes' segments hold.
+                self.trees.put(&tree, self.flushed).await;
             }
             if stopping && self.engine.is_flushed() {
                 self.ledger.commit_end().await;

@@ -9,6 +9,7 @@
 //! early then is taken over once more; the other way round the index would know of records that can't be read, and
 //! nobody would send them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,11 +20,18 @@ use tokio::time::Instant;
 use cartwheel_cluster::membership::{Follower, View};
 use cartwheel_core::merkle::Span;
 use cartwheel_core::names::NodeId;
+use cartwheel_core::quorum::Durability;
 use cartwheel_core::ranges::{self, HashRange};
+use cartwheel_core::wire::{Repair, Reply, Request};
 
+use crate::copier::Copier;
 use crate::engine::Engine;
 use crate::hints::Hints;
 use crate::ledger::{Committed, Ledger};
+use crate::repair::exchange::Exchange;
+
+/// How often to look for keys of others where there were none.
+const LOOK: Duration = Duration::from_secs(600);
 
 /// What is to be kept, and from when on the rest can go.
 #[derive(Debug, Clone)]
@@ -40,6 +48,7 @@ struct Kept {
 pub(crate) struct GiveAway {
     me: NodeId,
     engine: Arc<Engine>,
+    copier: Copier,
     ledger: Arc<Ledger>,
     hints: Arc<Hints>,
     follower: Follower,
@@ -50,13 +59,15 @@ pub(crate) struct GiveAway {
     forgetting: tokio::sync::Mutex<()>,
     /// Whether this process has forgotten anything.
     forgot: AtomicBool,
+    /// The version of the ring by which there was nothing left to be forgotten, and when that was seen.
+    clean: Mutex<Option<(u64, Instant)>>,
 }
 
 impl GiveAway {
     /// One that keeps everything until it is told otherwise.
     pub(crate) fn new(
         me: NodeId,
-        engine: Arc<Engine>,
+        copier: Copier,
         ledger: Arc<Ledger>,
         hints: Arc<Hints>,
         follower: Follower,
@@ -64,7 +75,8 @@ impl GiveAway {
     ) -> Self {
         Self {
             me,
-            engine,
+            engine: Arc::clone(&copier.engine),
+            copier,
             ledger,
             hints,
             follower,
@@ -72,6 +84,7 @@ impl GiveAway {
             kept: Mutex::default(),
             forgetting: tokio::sync::Mutex::default(),
             forgot: AtomicBool::new(false),
+            clean: Mutex::default(),
         }
     }
 
@@ -104,6 +117,40 @@ impl GiveAway {
         drop(self.forgetting.lock().await);
     }
 
+    /// Makes sure that the homes of what is to be forgotten hold all of it: a write that came here while the ring
+    /// changed, from a hint or an inbox, may have been in no other place when they compared.
+    async fn give(&self, kept: &Kept) -> Result<(), String> {
+        let Some(view) = self.follower.view().filter(|view| view.version() == kept.version) else {
+            return Err("there is a newer ring".to_owned());
+        };
+        let mut spans: BTreeMap<NodeId, Vec<Span>> = BTreeMap::new();
+        for span in &kept.others {
+            if self.engine.knows_keys_in(&[*span], 1) == 0 {
+                continue;
+            }
+            let partition = span.first().partition(view.current.partitions());
+            for home in view.current.homes(partition).iter().filter_map(|home| view.current.member(*home)) {
+                spans.entry(home.id.clone()).or_default().push(*span);
+            }
+        }
+        for (home, spans) in spans {
+            let Some(member) = view.document.member(&home) else { continue };
+            let mut exchange = Exchange::giving(&self.copier, &member.address, view.version());
+            for span in exchange.differing(&spans, 0).await? {
+                exchange.repair(span).await?;
+            }
+            if exchange.done.pushed > 0 {
+                let settle = Request::Repair(Repair::Settle);
+                match self.copier.call(&member.address, view.version(), settle).await? {
+                    Reply::Acked { reached: Durability::Bucket } => {}
+                    other => return Err(format!("{home} answered {other:?}")),
+                }
+                tracing::info!(%home, records = exchange.done.pushed, "gave it what it lacked");
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets what can go by now. `true` if there was something. Not to be called while a merge goes on.
     ///
     /// # Errors
@@ -116,14 +163,20 @@ impl GiveAway {
         if !self.engine.index_complete() || self.engine.is_fenced() {
             return Ok(false);
         }
-        let known = self.engine.knows_keys_in(&kept.others, 1);
-        if known == 0 && self.engine.restriction(&kept.mine).is_empty() {
+        if (*self.clean.lock()).is_some_and(|(version, at)| version == kept.version && at.elapsed() < LOOK) {
             return Ok(false);
         }
+        let known = self.engine.knows_keys_in(&kept.others, 1);
+        if known == 0 && self.engine.restriction(&kept.mine).is_empty() {
+            *self.clean.lock() = Some((kept.version, Instant::now()));
+            return Ok(false);
+        }
+        self.give(&kept).await?;
         if !self.engine.flushed().await {
             return Err("the bucket does not take what is to be forgotten".to_owned());
         }
-        if !self.has_forgotten() {
+        if known > 0 {
+            // Each time: what was forgotten before may have come back since, and new versions of it been minted.
             let epoch = self.hints.lease_apart().await.map_err(|e| e.to_string())?;
             self.forgot.store(true, Ordering::Release);
             self.engine.mint_under(epoch);
@@ -141,8 +194,12 @@ impl GiveAway {
         }
         let Some(restriction) = restriction.filter(|_| still()) else { return Ok(false) };
         let change = || {
-            self.engine.restrict(&restriction);
-            true
+            // Something may have come in late; the index must not know of what can't be read.
+            let none = self.engine.knows_keys_in(&kept.others, 1) == 0;
+            if none {
+                self.engine.restrict(&restriction);
+            }
+            none
         };
         match self.ledger.change(&restriction.needless, change).await {
             Committed::Yes => {

@@ -23,6 +23,9 @@ use crate::takeover::{Progress, Takeover};
 /// The pause before what failed is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// And at most, as long as it fails: a change may wait for a process that is started tomorrow.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
 /// What taking part in a change needs.
 pub(crate) struct Joiner {
     pub(crate) me: NodeId,
@@ -87,9 +90,11 @@ impl Joiner {
     }
 
     async fn step<F: Future<Output = Result<(), String>>>(&self, what: &str, work: impl Fn() -> F) {
+        let mut pause = PAUSE;
         while let Err(why) = work().await {
             tracing::debug!(%why, "can't yet {what}");
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 3 / 2).min(MAX_PAUSE);
             self.follower.nudge();
         }
     }

@@ -353,7 +353,7 @@ pub async fn start(
     }));
     let give_away = Arc::new(GiveAway::new(
         config.id.clone(),
-        Arc::clone(&engine),
+        copier.clone(),
         Arc::clone(&ledger),
         Arc::clone(&hints),
         follower.clone(),
@@ -366,6 +366,7 @@ pub async fn start(
         hints: Arc::clone(&hints),
         bucket: counted(Work::Repair),
         desk: Arc::clone(&desk),
+        ledger: Arc::clone(&ledger),
     };
     let joiner = Joiner {
         me: config.id.clone(),

@@ -20,11 +20,13 @@ use cartwheel_core::names::NodeId;
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::ranges::HashRange;
 use cartwheel_core::record::Record;
+use cartwheel_core::standing::Standing;
 use cartwheel_core::wire::{Repair, Reply, Request};
 
 use crate::borrow::Borrower;
 use crate::copier::Copier;
 use crate::hints::Hints;
+use crate::ledger::{Committed, Ledger};
 use crate::repair::exchange::Exchange;
 use crate::repair::image::Image;
 use crate::repair::{RepairDesk, TakeoverFigures};
@@ -43,6 +45,7 @@ pub(crate) struct Takeover {
     pub(crate) hints: Arc<Hints>,
     pub(crate) bucket: SharedBucket,
     pub(crate) desk: Arc<RepairDesk>,
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 /// How far a takeover has come, so that it goes on where an earlier try failed.
@@ -75,14 +78,23 @@ impl Takeover {
         if !self.copier.engine.index_complete() {
             return Err("the clock index is not loaded yet".to_owned());
         }
+        // One that can't be asked yet holds up no other: what it has may be all that is damaged elsewhere.
+        let mut outcome = Ok(());
         for (home, partitions) in old_homes(view, &coming, &self.me) {
-            self.compare(view, &home, &partitions, progress).await?;
-        }
-        self.take_hints_of_the_gone(view, progress).await?;
-        if !coming.is_empty() {
-            if !self.copier.engine.flushed().await {
-                return Err("the bucket does not take what came from the old homes".to_owned());
+            if let Err(why) = self.compare(view, &home, &partitions, progress).await {
+                outcome = Err(why);
             }
+        }
+        outcome?;
+        self.take_hints_of_the_gone(view, progress).await?;
+        if !self.copier.engine.flushed().await {
+            return Err("the bucket does not take what came from the old homes".to_owned());
+        }
+        // A node that is killed now and started again relies on its manifest, and says no more that it is not ready.
+        if self.ledger.commit().await != Committed::Yes || self.copier.engine.is_fenced() {
+            return Err("the manifest does not name what was taken over".to_owned());
+        }
+        if !coming.is_empty() {
             let figures = {
                 let done = progress.0.lock();
                 let partitions = coming.len() as u64;
@@ -122,8 +134,13 @@ impl Takeover {
                     done.borrowed_bytes += borrowed.bytes;
                     done.borrowed.insert(owner);
                 }
-                // What can't be borrowed is copied.
-                Err(error) => tracing::warn!(%owner, %error, "can't borrow its segments; copying"),
+                // What can't be borrowed is copied. But half of a borrow is not to be relied on: the clock index may
+                // know already what is not in the manifest yet.
+                Err(error) if error.is_final() => {
+                    tracing::warn!(%owner, %error, "can't borrow its segments; copying");
+                    progress.0.lock().borrowed.insert(owner);
+                }
+                Err(error) => return Err(format!("can't borrow the segments of {owner} yet: {error}")),
             }
         }
         Ok(())
@@ -152,6 +169,12 @@ impl Takeover {
                 done(partition);
             }
             return Ok(());
+        }
+        // It may be taking what others kept for it; once it counts it has that.
+        let probe = Request::Probe { hinted: false };
+        match self.copier.call(&member.address, view.version(), probe).await? {
+            Reply::Standing(Standing::Counting) => {}
+            other => return Err(format!("{home} does not count yet: {other:?}")),
         }
         let exchange = || Exchange::new(&self.copier, &member.address, view.version());
         let spans: Vec<Span> = left.iter().map(|partition| span(*partition)).collect();
@@ -189,14 +212,19 @@ impl Takeover {
             .collect();
         for home in gone {
             self.give(view, &home).await?;
+            let objects = list_all(&*self.bucket, &hint_prefix(&home)).await.map_err(|e| e.to_string())?;
+            let mut left: Vec<String> = objects.into_iter().map(|object| object.key).collect();
+            left.retain(|object| !progress.0.lock().hints.contains(object));
+            let taking = left.into_iter().map(|object| async move {
+                let taken = self.take_hints(view, &object).await;
+                (object, taken)
+            });
+            let mut taking = futures_util::stream::iter(taking).buffer_unordered(AT_ONCE);
             let mut outcome = Ok(());
-            for object in list_all(&*self.bucket, &hint_prefix(&home)).await.map_err(|e| e.to_string())? {
-                if progress.0.lock().hints.contains(&object.key) {
-                    continue;
-                }
-                // More of them come while this goes on: one that can't be read holds up no other.
-                match self.take_hints(view, &object.key).await {
-                    Ok(()) => drop(progress.0.lock().hints.insert(object.key)),
+            // More of them come while this goes on: one that can't be read holds up no other.
+            while let Some((object, taken)) = taking.next().await {
+                match taken {
+                    Ok(()) => drop(progress.0.lock().hints.insert(object)),
                     Err(why) => outcome = Err(why),
                 }
             }
@@ -250,6 +278,28 @@ impl Takeover {
         Ok(generation)
     }
 
+    /// Gives what an object with hints holds to those that hold its keys now, until they have it in the bucket. `false`
+    /// if it can't be read: it is left for people.
+    async fn give_object(&self, view: &View, object: &str) -> Result<bool, String> {
+        let bytes = match self.bucket.get(object).await {
+            Ok(bytes) => bytes,
+            Err(BucketError::NotFound { .. }) => return Ok(true),
+            Err(error) => return Err(error.to_string()),
+        };
+        let Ok(records) = records_of(&bytes) else { return Ok(false) };
+        let mut given = BTreeSet::new();
+        for record in &records {
+            for target in homes_to_come(view, record, self.copier.hash_seed)? {
+                self.give_to(view, &target, record).await?;
+                given.insert(target);
+            }
+        }
+        for target in given {
+            self.settle(view, &target).await?;
+        }
+        Ok(true)
+    }
+
     async fn settle(&self, view: &View, target: &NodeId) -> Result<(), String> {
         if *target == self.me {
             let flushed = self.copier.engine.flushed().await;
@@ -292,7 +342,8 @@ impl Takeover {
         let mut outcome = Ok(());
         let objects = list_all(&*self.bucket, "hints/").await.map_err(|e| e.to_string())?;
         // After the list: nothing in it is for one that has come back since.
-        if membership::read_newest(&*self.bucket, view.version()).await.map_err(|e| e.to_string())?.is_some() {
+        if membership::read_newest(&*self.bucket, view.version()).await.map_err(|e| e.to_string())?.is_some()
+        {
             return Err("there is a newer ring".to_owned());
         }
         for object in objects {
@@ -303,8 +354,14 @@ impl Takeover {
             if view.document.member(&name.home).is_some() || is_theirs {
                 continue;
             }
-            if let Err(error) = self.bucket.delete(&object.key).await {
-                outcome = Err(error.to_string());
+            // What was put, or left memory, after the homes to come had looked is in no other place.
+            let deleted = match self.give_object(view, &object.key).await {
+                Ok(true) => self.bucket.delete(&object.key).await.map_err(|e| e.to_string()),
+                Ok(false) => continue,
+                Err(why) => Err(why),
+            };
+            if let Err(why) = deleted {
+                outcome = Err(why);
             }
         }
         outcome

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use cartwheel_bucket::SharedBucket;
-use cartwheel_core::merkle::Tree;
+use cartwheel_core::merkle::{Span, Tree};
 use cartwheel_segments::trees::{delete_other_trees, encode_tree, tree_object};
 
 use crate::epoch::Incarnation;
@@ -18,17 +18,24 @@ pub(crate) struct TreeWriter {
     bucket: SharedBucket,
     me: Incarnation,
     written: Option<Instant>,
+    /// The sum of the tree written last.
+    root: Option<u64>,
 }
 
 impl TreeWriter {
     /// One that has written nothing yet.
     pub(crate) fn new(bucket: SharedBucket, me: Incarnation) -> Self {
-        Self { bucket, me, written: None }
+        Self { bucket, me, written: None, root: None }
     }
 
     /// Is it time for another?
     pub(crate) fn is_due(&self) -> bool {
         self.written.is_none_or(|at| at.elapsed() >= EVERY)
+    }
+
+    /// The sum of the tree that was written last.
+    pub(crate) fn root(&self) -> Option<u64> {
+        self.root
     }
 
     /// Writes the tree as it was when the n-th flush was closed, and deletes all others. Nothing depends on that:
@@ -41,6 +48,7 @@ impl TreeWriter {
             return;
         }
         self.written = Some(Instant::now());
+        self.root = tree.sum(Span::of_partition(0, 1));
         if let Err(error) = delete_other_trees(&*self.bucket, &self.me.node, &object).await {
             tracing::debug!(%error, "can't delete older snapshots of the Merkle tree");
         }

@@ -497,7 +497,7 @@ impl Segments {
                 continue;
             }
             let meta = segment.meta(&self.bucket).await?;
-            if meta.last < from || meta.first > last {
+            if meta.last < from || meta.first > last || (first == last && !meta.may_hold(first)) {
                 continue;
             }
             let in_range = segment.blocks_in(meta, from, last);

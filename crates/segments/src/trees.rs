@@ -13,6 +13,7 @@ use cartwheel_core::merkle::Tree;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::segment::decode_leaf_deltas;
 
+use crate::manifests::{ManifestReadError, newest};
 use crate::{SegmentError, Segments};
 
 const MAGIC: &[u8; 8] = b"CWMERKL1";
@@ -109,7 +110,13 @@ pub async fn bucket_tree(bucket: &SharedBucket, node: &NodeId) -> Result<Option<
         tree.apply(&decode_leaf_deltas(&section).map_err(|e| segment.damaged(e))?);
         flushes += 1;
     }
-    Ok(Some(BucketTree { tree, flushes }))
+    // What was flushed after that and merged since is gone, and nothing tells what it changed.
+    match newest(&**bucket, node).await {
+        Ok(Some(manifest)) if manifest.taken.get(&label).is_some_and(|taken| *taken > n) => Ok(None),
+        Ok(_) => Ok(Some(BucketTree { tree, flushes })),
+        Err(ManifestReadError::Bucket(error)) => Err(error.into()),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Deletes all snapshots of a node but this one.
@@ -134,6 +141,7 @@ mod tests {
     use cartwheel_core::clock::{Actor, Clock, Dot};
     use cartwheel_core::container::Container;
     use cartwheel_core::hash::KeyHash;
+    use cartwheel_core::manifest::Manifest;
     use cartwheel_core::merkle::Watched;
     use cartwheel_core::record::Brief;
     use cartwheel_core::segment::SegmentBuilder;
@@ -230,6 +238,16 @@ mod tests {
         assert_eq!(writer.read().await, None, "one flush is gone");
         writer.bucket.delete(&writer.object(6)).await.unwrap();
         assert!(writer.read().await.is_some());
+        let taken = |n| Manifest {
+            taken: [(LABEL.to_owned(), n)].into(),
+            ..Manifest::new(node(), n, 2, "x".into(), 0)
+        };
+        for n in [4, 6] {
+            let object = Manifest::object_name(&node(), n);
+            writer.bucket.put(&object, taken(n).to_json().into()).await.unwrap();
+            assert_eq!(writer.read().await.is_some(), n == 4, "flush 6 was merged and deleted");
+        }
+        writer.bucket.delete(&Manifest::object_name(&node(), 6)).await.unwrap();
         let later = "nodes/a/f/0000000003-beef/0000000001.seg";
         let any = writer.bucket.get(&writer.object(4)).await.unwrap();
         writer.bucket.put(later, any).await.unwrap();

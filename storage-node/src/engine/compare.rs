@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use cartwheel_core::clock::Clock;
 use cartwheel_core::clock_index::ClockIndex;
 use cartwheel_core::hash::KeyHash;
-use cartwheel_core::merkle::{DeepSums, LEAF_BITS, Span};
+use cartwheel_core::merkle::{DeepSums, LEAF_BITS, Span, Tree};
 
 use super::Engine;
 
@@ -83,6 +83,23 @@ impl Engine {
     /// All that was seen of a key; nothing if it is not known.
     pub(crate) fn seen(&self, hash: KeyHash) -> Clock {
         self.tables.read().index.seen(hash).unwrap_or_default()
+    }
+
+    /// The Merkle tree, if all is in segments, the index knows every key, and the tree does not sum up to `written`.
+    /// Flushes say from here on what changes.
+    pub(crate) fn tree_of_segments(&self, written: Option<u64>) -> Option<Tree> {
+        let mut tables = self.tables.write();
+        let in_segments = tables.frozen.is_none() && tables.active.is_empty();
+        if !in_segments || !tables.index.is_complete() {
+            return None;
+        }
+        let tree = tables.index.tree();
+        if tree.sum(Span::of_partition(0, 1)) == written {
+            return None;
+        }
+        let tree = tree.clone();
+        tables.take_leaf_deltas();
+        Some(tree)
     }
 
     /// The next memtable that is closed keeps the Merkle tree as it is then.

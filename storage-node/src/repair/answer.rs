@@ -1,6 +1,10 @@
 //! Answers to homes that compare what they hold with this one.
 
-use bytes::{Bytes, BytesMut};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::stream::StreamExt;
+use tokio::time::Instant;
 
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::quorum::Durability;
@@ -10,6 +14,10 @@ use super::exchange::records_of;
 use crate::engine::Engine;
 use crate::ledger::{Committed, Ledger};
 
+/// Keys that are read at once.
+const AT_ONCE: usize = 16;
+/// How long reading may take before what is there is sent: less than whoever asked waits.
+const ENOUGH: Duration = Duration::from_secs(3);
 /// Largest answer, bytes.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
@@ -42,13 +50,15 @@ fn at_most(bytes: u32) -> usize {
 }
 
 async fn fetch(engine: &Engine, hashes: &[KeyHash], bytes: usize) -> Result<Reply, String> {
-    let mut page = BytesMut::new();
-    for hash in hashes {
-        if page.len() >= bytes {
+    let (mut page, until) = (BytesMut::new(), Instant::now() + ENOUGH);
+    let reading = hashes.iter().copied().map(|hash| records_of(engine, hash));
+    // In order, for whoever asked goes on after the last one.
+    let mut reading = futures_util::stream::iter(reading).buffered(AT_ONCE);
+    while let Some(records) = reading.next().await {
+        records?.iter().for_each(|record| push_to_page(&mut page, record));
+        if page.len() >= bytes || (!page.is_empty() && Instant::now() >= until) {
             return Ok(Reply::Page { more: true, records: page.freeze() });
         }
-        let records: Vec<Bytes> = records_of(engine, *hash).await?;
-        records.iter().for_each(|record| push_to_page(&mut page, record));
     }
     Ok(Reply::Page { more: false, records: page.freeze() })
 }

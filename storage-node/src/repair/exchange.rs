@@ -21,6 +21,8 @@ use crate::copier::{Copier, PAGE_BYTES};
 
 /// How long a write may be on its way from one home to the other.
 const IN_FLIGHT: Duration = Duration::from_millis(300);
+/// How often a call is made again that was refused for want of room.
+const MAX_TRIES: usize = 20;
 /// Keys in a span that are listed rather than summed up once more.
 const FEW: u64 = 8;
 /// Keys that are looked at twice and then sent before others are looked at: no more than one question may name.
@@ -54,6 +56,8 @@ pub(crate) struct Exchange<'a> {
     /// Where the other is called.
     address: &'a str,
     ring_version: u64,
+    /// Takes nothing.
+    only_gives: bool,
     pub(crate) done: Exchanged,
 }
 
@@ -62,7 +66,12 @@ type Differing = (KeyHash, Clock, Clock);
 
 impl<'a> Exchange<'a> {
     pub(crate) fn new(copier: &'a Copier, address: &'a str, ring_version: u64) -> Self {
-        Self { copier, address, ring_version, done: Exchanged::default() }
+        Self { copier, address, ring_version, only_gives: false, done: Exchanged::default() }
+    }
+
+    /// One in which this node takes nothing: it is no home of what is compared, and is about to forget it.
+    pub(crate) fn giving(copier: &'a Copier, address: &'a str, ring_version: u64) -> Self {
+        Self { only_gives: true, ..Self::new(copier, address, ring_version) }
     }
 
     /// Which of these spans the two differ in, now and a moment later. They ascend and have the same number of bits.
@@ -197,10 +206,11 @@ impl<'a> Exchange<'a> {
         let nothing = Clock::new();
         for (hash, theirs, ours) in keys {
             let theirs_now = theirs_now.get(hash).unwrap_or(&nothing);
-            let wants =
-                !self.copier.engine.seen(*hash).covers(theirs) && !self.is_buried(*hash, theirs).await?;
+            let wants = !self.only_gives
+                && !self.copier.engine.seen(*hash).covers(theirs)
+                && !self.is_buried(*hash, theirs).await?;
             // Of a key that the other has nothing of only the other knows whether it has forgotten its deletion.
-            let forgotten = theirs_now.is_empty() && self.copier.engine.is_dead(*hash);
+            let forgotten = !self.only_gives && theirs_now.is_empty() && self.copier.engine.is_dead(*hash);
             let gives = !theirs_now.covers(ours) && !forgotten;
             self.done.differing += u64::from(wants || gives);
             if wants {
@@ -266,7 +276,7 @@ impl<'a> Exchange<'a> {
     }
 
     async fn call(&mut self, request: Request) -> Result<Reply, String> {
-        loop {
+        for _ in 0..MAX_TRIES {
             let call = Call { ring_version: self.ring_version, request: request.clone() };
             let reply = self.copier.call(self.address, self.ring_version, request.clone()).await?;
             let answer = Answer { ring_version: 0, reply };
@@ -279,6 +289,7 @@ impl<'a> Exchange<'a> {
                 reply => return Ok(reply),
             }
         }
+        Err(format!("{} is overloaded", self.address))
     }
 
     fn odd(&self, what: &str) -> String {

@@ -55,6 +55,8 @@ pub(crate) struct Brought {
     pub(crate) records: u64,
     /// Their bytes.
     pub(crate) bytes: u64,
+    /// Ranges that can't be read.
+    pub(crate) damaged: u64,
 }
 
 impl std::ops::AddAssign for Brought {
@@ -62,6 +64,7 @@ impl std::ops::AddAssign for Brought {
         self.leaves += other.leaves;
         self.records += other.records;
         self.bytes += other.bytes;
+        self.damaged += other.damaged;
     }
 }
 
@@ -81,7 +84,11 @@ impl Image {
         for object in inventory.objects.into_iter().filter(|o| o.state.counts() && o.kind != Kind::Grave) {
             segments.push(segments.open(object.name, object.bytes, object.entry, None));
         }
-        let is_whole = inventory.manifest.is_some_and(|dated| dated.manifest.ended);
+        for missing in &inventory.missing {
+            tracing::error!(%node, object = %missing.object, "its manifest names what is not in the bucket");
+        }
+        let ended = inventory.manifest.is_some_and(|dated| dated.manifest.ended);
+        let is_whole = ended && inventory.missing.is_empty();
         Ok(Self { segments, tree, is_whole })
     }
 
@@ -133,8 +140,17 @@ impl Image {
     ) -> Result<(), ImageError> {
         let (mut first, mut blocks) = (first, BLOCKS);
         loop {
-            let (records, bound) =
-                self.segments.scan(first, last, None, blocks, (None, copier.hash_seed)).await?;
+            let scanned = self.segments.scan(first, last, None, blocks, (None, copier.hash_seed)).await;
+            let (records, bound) = match scanned {
+                Ok(scanned) => scanned,
+                // The rest is of use all the same.
+                Err(error @ SegmentError::Damaged { .. }) => {
+                    tracing::error!(%error, "what another node left in the bucket is damaged; passed over");
+                    brought.damaged += 1;
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            };
             if bound == Some(first) {
                 // Many records of one hash.
                 blocks = blocks.saturating_mul(2);

@@ -282,10 +282,12 @@ impl Repairer {
             pairs.into_iter().map(|(partition, span)| self.compare_pair(view, other, partition, span));
         // Most of the time each of them waits for writes in flight.
         let mut comparing = iter(pairs).buffer_unordered(AT_ONCE);
+        let mut all = Ok(());
         while let Some(outcome) = comparing.next().await {
-            outcome?;
+            // One that can't be repaired holds up no other.
+            all = outcome.and(all);
         }
-        Ok(())
+        all
     }
 
     /// Repairs a partition, if its span is given, and notes that it was compared.

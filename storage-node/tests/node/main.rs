@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod away;
+mod change_order;
 mod repairing;
 mod rigged;
 mod serving;

@@ -1,7 +1,10 @@
 //! A write that too few replicas took goes to the bucket: into the inbox of each home, where the home finds it before
 //! it counts again.
 
+use std::collections::BTreeSet;
+
 use cartwheel_core::container::Container;
+use cartwheel_core::names::NodeId;
 use cartwheel_core::quorum::{Applied, Durability};
 use cartwheel_core::record::{Brief, MAX_SIBLING_BYTES, Record, Version};
 use cartwheel_core::wire::Precondition;
@@ -35,7 +38,8 @@ pub(super) async fn to_bucket(shared: &Shared, write: &Write, short: Short) -> R
     let homes = &short.homes;
     homes.iter().for_each(|home| shared.trust.doubt(home));
     let until = bucket_until(write.deadline);
-    match shared.last_resort.write(homes, &record, write.hash, write.w, until).await {
+    let needed = needed(homes, short.n, write.w);
+    match shared.last_resort.write(homes, &record, write.hash, needed, until).await {
         Ok(_) => {
             // Once more: a home may have looked, and found nothing yet.
             homes.iter().for_each(|home| shared.trust.doubt(home));
@@ -49,6 +53,13 @@ pub(super) async fn to_bucket(shared: &Shared, write: &Write, short: Short) -> R
         }
         Err(error) => Err(failed(short, &error)),
     }
+}
+
+/// How many of these homes are to hold a write. While the ring changes they are those of both rings, and each ring must
+/// hold it W times: so no more of all may lack it than each ring can do without.
+fn needed(homes: &[NodeId], n: usize, w: usize) -> usize {
+    let homes: BTreeSet<&NodeId> = homes.iter().collect();
+    homes.len().saturating_sub(n.saturating_sub(w)).max(w)
 }
 
 /// What the bucket knows of the key, where the write depends on it.
@@ -86,4 +97,28 @@ fn failed(short: Short, error: &LastResortError) -> Unwritten {
     };
     let problem = Problem::quorum_missed(short.missed, false).and(error.to_string());
     Unwritten::Problem(problem.applied(applied))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn while_the_ring_changes_both_rings_must_hold_a_write() {
+        let homes = |names: &str| -> Vec<NodeId> {
+            names.chars().map(|name| NodeId::new(&name.to_string()).unwrap()).collect()
+        };
+        // abc alone; abc and bcd; abc and cde: whichever two of five lack it, each ring has it twice or more.
+        for (names, n, w, wanted) in [
+            ("abc", 3, 2, 2),
+            ("abcbcd", 3, 2, 3),
+            ("abccde", 3, 2, 4),
+            ("ab", 1, 1, 2),
+            ("a", 3, 2, 2),
+            ("abc", 3, 3, 3),
+        ] {
+            assert_eq!(needed(&homes(names), n, w), wanted, "{names}");
+        }
+    }
 }
