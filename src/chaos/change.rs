@@ -13,7 +13,7 @@ use super::ballast;
 use super::cluster::{Cluster, node_id};
 use super::faults::{say, supervise};
 use super::world::World;
-use crate::client::{Align, Client, Failure, Output, Reply, table};
+use crate::client::{Align, Failure, Output, Reply, table};
 
 /// Replicas of a key.
 const REPLICAS: u64 = 3;
@@ -24,8 +24,10 @@ const PATIENCE_PER_GB: Duration = Duration::from_secs(300);
 const DEAD_WITHIN: Duration = Duration::from_secs(60);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// The load before the first change, and after each one.
+/// The load before the first change, and after each one: a moment where there is little data.
 const REST: Duration = Duration::from_secs(4);
+const SHORT_REST: Duration = Duration::from_secs(1);
+const LITTLE: u64 = 50_000_000;
 /// Keys of the ballast that are read after each change, and in the end from all of their homes, about.
 const SAMPLED: u64 = 500;
 const SAMPLED_LAST: u64 = 20_000;
@@ -212,6 +214,16 @@ impl Changes {
         text
     }
 
+    /// Reads the ballast from all of its homes, once the load has ended.
+    ///
+    /// # Errors
+    /// A key that can't be read.
+    pub(crate) async fn look_at_the_end(&mut self, cluster: &Cluster) -> Result<(), Failure> {
+        let keys = keys(self.size);
+        self.wrong = ballast::wrong(cluster.clients(), keys, keys / SAMPLED_LAST, "?r=all").await?;
+        Ok(())
+    }
+
     /// The same for programs.
     pub(crate) fn json(&self) -> Value {
         let all: Vec<Value> = self.all.iter().map(Measured::json).collect();
@@ -230,81 +242,84 @@ struct Counters {
     copied: u64,
 }
 
+/// How many keys of ballast make so many bytes of values per node.
+fn keys(size: u64) -> u64 {
+    size * u64::from(NODES) / REPLICAS / ballast::VALUE_BYTES
+}
+
+fn rest(size: u64) -> Duration {
+    if size < LITTLE { SHORT_REST } else { REST }
+}
+
+fn patience(size: u64) -> Duration {
+    LEAST_PATIENCE + PATIENCE_PER_GB.mul_f64(size as f64 / 1e9)
+}
+
+/// Fills the cluster until each node holds so many bytes, and waits until they are in the bucket.
+///
+/// # Errors
+/// If writes are refused, or do not reach the bucket.
+pub(crate) async fn fill(
+    cluster: &Cluster,
+    world: &World,
+    output: &mut Output,
+    size: u64,
+) -> Result<(), Failure> {
+    let began = Instant::now();
+    ballast::fill(cluster.clients(), keys(size)).await?;
+    let give_up = Instant::now() + patience(size);
+    loop {
+        let status = look(cluster, "/v1/cluster").await?;
+        let rest = members(&status).filter(|m| m.get("memtable_keys") != Some(&json!(0)));
+        let waits: Vec<&str> = rest.filter_map(|m| m.get("id")?.as_str()).collect();
+        if waits.is_empty() {
+            let took = began.elapsed().as_secs_f64();
+            say(world, output, &format!("{} keys of 4 KiB are in the bucket after {took:.1} s", keys(size)));
+            return Ok(());
+        }
+        if Instant::now() > give_up {
+            return Err(Failure::failed(format!("{waits:?} do not put all they hold into the bucket")));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Makes all changes while the carts go on.
+///
+/// # Errors
+/// If a change is refused or does not end.
+pub(crate) async fn change(
+    cluster: &mut Cluster,
+    world: &World,
+    output: &mut Output,
+    size: u64,
+) -> Result<Changes, Failure> {
+    let mut changer = Changer { cluster, world, output, size, took_over: BTreeMap::new() };
+    let mut changes = Changes { size, ..Changes::default() };
+    tokio::time::sleep(rest(size)).await;
+    for change in SCRIPT {
+        let measured = changer.measure(change).await?;
+        changes.all.push(measured);
+    }
+    Ok(changes)
+}
+
+async fn look(cluster: &Cluster, path: &str) -> Result<Value, Failure> {
+    cluster.admin().get(path).await.and_then(Reply::success)?.json()
+}
+
 /// Changes the ring of a cluster under load.
-pub(crate) struct Changer<'a> {
-    pub(crate) cluster: &'a mut Cluster,
-    pub(crate) world: &'a World,
-    pub(crate) output: &'a mut Output,
+struct Changer<'a> {
+    cluster: &'a mut Cluster,
+    world: &'a World,
+    output: &'a mut Output,
     /// Bytes of values per node.
     size: u64,
-    keys: u64,
-    /// What each process has taken over.
+    /// What each process has taken over: bytes borrowed, bytes copied.
     took_over: BTreeMap<String, (u64, u64)>,
 }
 
-impl<'a> Changer<'a> {
-    /// Fills the cluster until each node holds about so many bytes, and waits until they are in the bucket.
-    ///
-    /// # Errors
-    /// If writes are refused, or do not reach the bucket.
-    pub(crate) async fn fill(
-        cluster: &'a mut Cluster,
-        world: &'a World,
-        output: &'a mut Output,
-        size: u64,
-    ) -> Result<Self, Failure> {
-        let keys = size * u64::from(NODES) / REPLICAS / ballast::VALUE_BYTES;
-        ballast::fill(cluster.clients(), keys).await?;
-        let changer = Self { cluster, world, output, size, keys, took_over: BTreeMap::new() };
-        let flushed = |status: &Value| {
-            let rest = members(status).filter(|m| m.get("memtable_keys") != Some(&json!(0)));
-            let waits: Vec<&str> = rest.filter_map(|m| m.get("id")?.as_str()).collect();
-            if waits.is_empty() { Ok(()) } else { Err(format!("{waits:?} have not put all into the bucket")) }
-        };
-        let give_up = Instant::now() + changer.patience();
-        while let Err(why) = flushed(&changer.look("/v1/cluster").await?) {
-            if Instant::now() > give_up {
-                return Err(Failure::failed(why));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        say(changer.world, changer.output, &format!("{keys} keys of 4 KiB are in the bucket"));
-        Ok(changer)
-    }
-
-    fn patience(&self) -> Duration {
-        let gigabytes = self.size as f64 / 1e9;
-        LEAST_PATIENCE + PATIENCE_PER_GB.mul_f64(gigabytes)
-    }
-
-    /// Makes all changes while the carts go on.
-    ///
-    /// # Errors
-    /// If a change is refused or does not end.
-    pub(crate) async fn run(&mut self) -> Result<Changes, Failure> {
-        let mut changes = Changes { size: self.size, ..Changes::default() };
-        tokio::time::sleep(REST).await;
-        for change in SCRIPT {
-            let measured = self.measure(change).await?;
-            changes.all.push(measured);
-        }
-        Ok(changes)
-    }
-
-    /// Reads the ballast from all of its homes, once the load has ended.
-    ///
-    /// # Errors
-    /// A key that can't be read.
-    pub(crate) async fn look_at_the_end(
-        cluster: &Cluster,
-        size: u64,
-        changes: &mut Changes,
-    ) -> Result<(), Failure> {
-        let keys = size * u64::from(NODES) / REPLICAS / ballast::VALUE_BYTES;
-        changes.wrong = ballast::wrong(cluster.clients(), keys, keys / SAMPLED_LAST, "?r=all").await?;
-        Ok(())
-    }
-
+impl Changer<'_> {
     async fn measure(&mut self, change: Change) -> Result<Measured, Failure> {
         let words = change.words();
         let before = self.counters().await?;
@@ -313,8 +328,9 @@ impl<'a> Changer<'a> {
             None => None,
         };
         say(self.world, self.output, &format!("{words} …"));
+        let base = self.look("/v1/cluster/ring").await?;
         let began = self.begin(change).await?;
-        self.until_settled(change).await?;
+        self.until_settled(change, version(&base)).await?;
         let took = began.elapsed();
         let done = self.counters().await?;
         if let Change::Leave(node) = change {
@@ -322,13 +338,14 @@ impl<'a> Changer<'a> {
             self.cluster.remove(node);
         }
         say(self.world, self.output, &format!("{words}: settled after {:.1} s", took.as_secs_f64()));
-        let wrong = ballast::wrong(self.cluster.clients(), self.keys, self.keys / SAMPLED, "").await?;
-        tokio::time::sleep(REST).await;
+        let wrong =
+            ballast::wrong(self.cluster.clients(), keys(self.size), keys(self.size) / SAMPLED, "").await?;
+        tokio::time::sleep(rest(self.size)).await;
         supervise(self.cluster, self.world, self.output)?;
         let after = self.counters().await?;
         let all_slots = u64::from(PARTITIONS) * REPLICAS;
         let moved = match slots {
-            Some((moved, _)) => self.keys * REPLICAS * ballast::VALUE_BYTES * moved / all_slots,
+            Some((moved, _)) => keys(self.size) * REPLICAS * ballast::VALUE_BYTES * moved / all_slots,
             None => self.size,
         };
         Ok(Measured {
@@ -381,9 +398,9 @@ impl<'a> Changer<'a> {
 
     /// Asks for the change until it is accepted.
     async fn apply(&mut self, change: Change, patience: Duration) -> Result<(), Failure> {
-        let (client, give_up) = (self.client(), Instant::now() + patience);
+        let (client, give_up) = (self.cluster.admin(), Instant::now() + patience);
         loop {
-            let base = self.look("/v1/cluster/ring").await?.get("version").cloned();
+            let base = version(&self.look("/v1/cluster/ring").await?);
             let body = json!({"edits": [change.edit()], "ring_version": base}).to_string();
             let sent = client.send(Method::POST, "/v1/cluster/apply", HeaderMap::new(), body.into()).await;
             match sent.and_then(Reply::success) {
@@ -394,7 +411,7 @@ impl<'a> Changer<'a> {
         }
     }
 
-    async fn until_settled(&mut self, change: Change) -> Result<(), Failure> {
+    async fn until_settled(&mut self, change: Change, base: u64) -> Result<(), Failure> {
         let what = format!("{} is not settled", change.words());
         let replaced = match change {
             Change::Replace(node) => Some((node_id(node), self.cluster.address(node))),
@@ -404,19 +421,20 @@ impl<'a> Changer<'a> {
             let pending = ring.get("pending_change").is_some_and(|pending| !pending.is_null());
             let there = members(status).all(|member| {
                 let is = |name: &str, wanted: Value| member.get(name) == Some(&wanted);
-                let moved = replaced.as_ref().is_none_or(|(id, address)| {
-                    !is("id", json!(id)) || is("address", json!(address))
-                });
+                let moved = replaced
+                    .as_ref()
+                    .is_none_or(|(id, address)| !is("id", json!(id)) || is("address", json!(address)));
                 let counts = is("standing", json!("counting")) && is("partitions_not_held", json!(0));
                 moved && counts && is("reachable", json!(true))
             });
-            !pending && there
+            // Each of them makes a version at least; this gateway may not know it yet.
+            version(ring) > base && !pending && there
         })
         .await
     }
 
     async fn until(&mut self, what: &str, done: impl Fn(&Value, &Value) -> bool) -> Result<(), Failure> {
-        let give_up = Instant::now() + self.patience();
+        let give_up = Instant::now() + patience(self.size);
         loop {
             supervise(self.cluster, self.world, self.output)?;
             let (ring, status) = (self.look("/v1/cluster/ring").await?, self.look("/v1/cluster").await?);
@@ -431,12 +449,8 @@ impl<'a> Changer<'a> {
         }
     }
 
-    fn client(&self) -> Client {
-        self.cluster.admin()
-    }
-
     async fn look(&self, path: &str) -> Result<Value, Failure> {
-        self.client().get(path).await.and_then(Reply::success)?.json()
+        look(self.cluster, path).await
     }
 
     /// Slots that move, and the fewest that could.
@@ -444,7 +458,7 @@ impl<'a> Changer<'a> {
         // A member that lives is not forgotten, but what comes of it can be asked.
         let force = edit.get("forget").is_some();
         let body = Bytes::from(json!({"edits": [edit], "force": force}).to_string());
-        let sent = self.client().send(Method::POST, "/v1/cluster/plan", HeaderMap::new(), body).await;
+        let sent = self.cluster.admin().send(Method::POST, "/v1/cluster/plan", HeaderMap::new(), body).await;
         let said = sent.and_then(Reply::success)?.json()?;
         let figure = |name: &str| said.get("plan")?.get(name)?.as_u64();
         figure("slots_moved")
@@ -479,6 +493,10 @@ impl<'a> Changer<'a> {
 
 /// Q of the cluster.
 const PARTITIONS: u32 = cartwheel_core::ring::DEFAULT_PARTITIONS;
+
+fn version(ring: &Value) -> u64 {
+    ring.get("version").and_then(Value::as_u64).unwrap_or_default()
+}
 
 fn members(status: &Value) -> impl Iterator<Item = &Value> {
     status.get("members").and_then(Value::as_array).into_iter().flatten()
@@ -521,7 +539,8 @@ mod tests {
 
     #[test]
     fn a_table_has_a_line_for_each_change() {
-        let changes = Changes { all: vec![measured(), Measured { failed: 2, ..measured() }], ..Changes::default() };
+        let changes =
+            Changes { all: vec![measured(), Measured { failed: 2, ..measured() }], ..Changes::default() };
         let text = changes.text();
         assert_eq!(text.lines().count(), 4, "{text}");
         assert!(text.contains("1.000") && text.contains("120 of 100"), "{text}");

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -11,9 +12,11 @@ use tokio::time::Instant;
 
 use cartwheel_bucket::{BucketUrl, Meter, S3Bucket, S3Options};
 use cartwheel_cluster::membership::{self, Founding};
+use cartwheel_cluster::seams::{Random, Seams};
 use cartwheel_core::names::NodeId;
 use cartwheel_core::ring::{Member, MemberState};
 
+use super::dice::Dice;
 use super::process::{Service, fell};
 use super::schedule::Target;
 use crate::client::{Client, Failure, Gateway, Reply};
@@ -33,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a gateway may take to say how the cluster is.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+/// The stream of the seed that the cluster is founded with.
+const FOUNDING: u64 = u64::MAX - 1;
 /// And to plan or to apply a change of the ring.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -86,7 +91,12 @@ impl Cluster {
     ///
     /// # Errors
     /// What does not start within a minute.
-    pub(crate) async fn start(directory: &Path, nodes: usize, gateways: usize) -> Result<Self, Failure> {
+    pub(crate) async fn start(
+        directory: &Path,
+        seed: u64,
+        nodes: usize,
+        gateways: usize,
+    ) -> Result<Self, Failure> {
         let ports: Vec<Port> = (0..=nodes + gateways)
             .map(|_| Port::reserve())
             .collect::<io::Result<_>>()
@@ -128,7 +138,7 @@ impl Cluster {
             ports,
         };
         cluster.bucket.start().map_err(|e| local(&e))?;
-        found(&endpoint, members).await?;
+        found(&endpoint, seed, members).await?;
         for service in cluster.nodes.iter_mut().chain(&mut cluster.gateways) {
             service.start().map_err(|e| local(&e))?;
         }
@@ -363,9 +373,19 @@ fn all_reachable(status: &Value) -> Result<u64, String> {
     Ok(kept)
 }
 
+/// The seed's own randomness: where partitions lie follows from it.
+#[derive(Debug)]
+struct Drawn(Mutex<Dice>);
+
+impl Random for Drawn {
+    fn next_u64(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).next()
+    }
+}
+
 /// Waits for object storage, makes the bucket, and founds the cluster with all of its members, so that none has
 /// to join.
-async fn found(endpoint: &str, members: Vec<(String, String)>) -> Result<(), Failure> {
+async fn found(endpoint: &str, seed: u64, members: Vec<(String, String)>) -> Result<(), Failure> {
     let options = S3Options {
         endpoint: Some(endpoint.to_owned()),
         credentials: Some((ACCESS_KEY.to_owned(), SECRET_KEY.to_owned())),
@@ -389,7 +409,9 @@ async fn found(endpoint: &str, members: Vec<(String, String)>) -> Result<(), Fai
         Ok(Member { id, address, zone, weight: 1, state, becomes: None, dead: false })
     };
     let members = members.into_iter().map(member).collect::<Result<_, Failure>>()?;
-    let document = membership::found(&outside.seams, Founding::default(), members, "cartwheel chaos");
+    let random = Arc::new(Drawn(Mutex::new(Dice::new(seed, FOUNDING))));
+    let seams = Seams { random, ..outside.seams };
+    let document = membership::found(&seams, Founding::default(), members, "cartwheel chaos");
     let document = document.map_err(|e| failed(&e))?;
     match membership::create(&*outside.bucket, &document).await {
         Ok(true) => Ok(()),

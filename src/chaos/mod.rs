@@ -174,18 +174,18 @@ impl Directory {
 }
 
 async fn run(args: &ChaosArgs, directory: &Path, output: &mut Output) -> Result<Exit, Failure> {
-    let (nodes, gateways) = (usize::from(args.nodes), usize::from(args.gateways));
-    let nodes = if args.changes { usize::from(change::NODES) } else { nodes };
-    let mut cluster = Cluster::start(directory, nodes, gateways).await?;
-    let world = Arc::new(World::new(usize::from(args.carts)));
+    let nodes = if args.changes { change::NODES } else { args.nodes };
+    let (nodes, gateways) = (usize::from(nodes), usize::from(args.gateways));
+    let mut cluster = Cluster::start(directory, args.seed, nodes, gateways).await?;
     if args.changes {
-        faults::say(&world, output, &format!("{nodes} storage nodes and {gateways} gateways serve; filling them"));
+        change::fill(&cluster, &World::new(0), output, args.size).await?;
     }
-    let mut changer = match args.changes {
-        true => Some(Changer::fill(&mut cluster, &world, output, args.size).await?),
-        false => None,
-    };
-    let urls = changer.as_ref().map_or_else(Vec::new, |changer| changer.cluster.gateways().to_vec());
+    let world = Arc::new(World::new(usize::from(args.carts)));
+    faults::say(
+        &world,
+        output,
+        &format!("{nodes} storage nodes and {gateways} gateways serve; the load begins"),
+    );
 
     let (stop, stopped) = watch::channel(false);
     let mut shoppers = JoinSet::new();
@@ -196,8 +196,15 @@ async fn run(args: &ChaosArgs, directory: &Path, output: &mut Output) -> Result<
         let shopper = Shopper::new(number, args.seed, Arc::clone(&world), urls, usize::from(args.carts));
         shoppers.spawn(shopper.shop(pace, stopped.clone()));
     }
-    let mut schedule = Schedule::new(args.seed, nodes, gateways, &args.faults);
-    faults::inject(&mut cluster, &mut schedule, &world, args.duration, output).await?;
+    let began = world.now();
+    let mut changes = if args.changes {
+        Some(change::change(&mut cluster, &world, output, args.size).await?)
+    } else {
+        let mut schedule = Schedule::new(args.seed, nodes, gateways, &args.faults);
+        faults::inject(&mut cluster, &mut schedule, &world, args.duration, output).await?;
+        None
+    };
+    let duration = if args.changes { world.now().saturating_sub(began) } else { args.duration };
     let _ = stop.send(true);
     while let Some(ended) = shoppers.join_next().await {
         ended.map_err(|error| Failure::failed(format!("a client failed: {error}")))?;
@@ -207,16 +214,22 @@ async fn run(args: &ChaosArgs, directory: &Path, output: &mut Output) -> Result<
     faults::say(&world, output, "the load has ended; everything is healed");
 
     let settled = settle::settle(&mut cluster, &world, output).await;
+    if let Some(changes) = &mut changes {
+        changes.look_at_the_end(&cluster).await?;
+    }
     faults::say_notes(&world, output);
     let panics = cluster.panics();
     drop(cluster);
     let outcome =
-        Outcome { seed: args.seed, duration: args.duration, settled: settled?, panics, strict: args.strict };
+        Outcome { seed: args.seed, duration, settled: settled?, panics, strict: args.strict, changes };
     let state = world.lock();
     match args.output {
         Format::Json => output.json(&outcome.json(&state))?,
         Format::Text => {
             output.note(outcome.details(&state).trim_end());
+            if let Some(changes) = &outcome.changes {
+                output.raw(changes.text().as_bytes())?;
+            }
             output.line(&outcome.line(&state))?;
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::change::Changes;
 use super::history::Cart;
 use super::settle::Settled;
 use super::world::State;
@@ -19,6 +20,8 @@ pub(crate) struct Outcome {
     pub(crate) panics: usize,
     /// Are stale reads a failure?
     pub(crate) strict: bool,
+    /// What the changes of the ring came to, if there were any.
+    pub(crate) changes: Option<Changes>,
 }
 
 impl Outcome {
@@ -29,7 +32,8 @@ impl Outcome {
         let true_answers = counts.needless == 0 && counts.untrue == 0;
         let whole = counts.fell == 0 && self.panics == 0;
         let fresh = !self.strict || counts.stale + counts.stale_near_faults == 0;
-        kept && true_answers && whole && fresh && counts.acknowledged_writes > 0
+        let changed = self.changes.as_ref().is_none_or(|changes| changes.broken().is_empty());
+        kept && true_answers && whole && fresh && changed && counts.acknowledged_writes > 0
     }
 
     fn verdict(&self, state: &State) -> &'static str {
@@ -125,6 +129,7 @@ impl Outcome {
             "settled_seconds": self.settled.after.as_secs_f64(),
             "hints_left": self.settled.hints,
             "carts": state.carts.len(),
+            "changes": self.changes.as_ref().map(Changes::json),
         })
     }
 }
@@ -136,7 +141,7 @@ mod tests {
 
     fn outcome(strict: bool) -> Outcome {
         let settled = Settled { after: Duration::from_millis(2500), hints: 0 };
-        Outcome { seed: 7, duration: Duration::from_secs(60), settled, panics: 0, strict }
+        Outcome { seed: 7, duration: Duration::from_secs(60), settled, panics: 0, strict, changes: None }
     }
 
     fn state() -> State {

@@ -398,8 +398,10 @@ impl Borrower {
         let mut listed: Option<Instant> = None;
         loop {
             if listed.is_none_or(|at| at.elapsed() >= LIST) {
-                match self.find_pins(&members()).await {
-                    Ok(()) => listed = Some(Instant::now()),
+                let members = members();
+                match self.find_pins(&members).await {
+                    // Before the ring is known there is nowhere to look.
+                    Ok(()) => listed = (!members.is_empty()).then(Instant::now),
                     Err(error) => tracing::warn!(%error, "can't look for pins yet"),
                 }
             }

@@ -20,6 +20,10 @@ use crate::log::{self, RECORDS, file_number};
 use crate::manifests::{self, ManifestsError};
 use crate::segments::Segment;
 
+/// The pause before the index is loaded on, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
 /// A segment of an earlier process.
 #[derive(Debug)]
 pub(crate) struct FoundSegment {
@@ -127,11 +131,13 @@ pub(crate) async fn read_logs(disk: &Arc<dyn Disk>) -> std::io::Result<FoundLogs
 
 /// Fills the clock index in the background, however long the bucket takes.
 pub(crate) async fn load_index(engine: Arc<Engine>, segments: Vec<Arc<Segment>>) {
-    let mut pause = std::time::Duration::from_millis(100);
-    while let Err(error) = engine.load_index(&segments).await {
-        tracing::warn!(%error, "can't load the clock index yet; reads and writes look keys up instead");
+    let (mut done, mut before, mut pause) = (0, 0, FIRST_PAUSE);
+    while let Err(error) = engine.go_on_loading(&segments, &mut done).await {
+        tracing::warn!(%error, done, "can't load the clock index yet; reads and writes look keys up instead");
+        // A bucket that answers now and then is not left alone for long.
+        pause = if done > before { FIRST_PAUSE } else { (pause * 2).min(MAX_PAUSE) };
+        before = done;
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(std::time::Duration::from_secs(10));
     }
     tracing::debug!(segments = segments.len(), "the clock index is complete");
 }

@@ -37,6 +37,32 @@ async fn kills_and_pauses_lose_nothing() {
     assert_eq!(left_behind(&data), Vec::<String>::new());
 }
 
+/// A node joins, one leaves, one is replaced, one gets another share, one dies and is forgotten, under load.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ring_changes_and_nobody_notices() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("chaos");
+    let place = ["--data-dir", data.to_str().unwrap(), "-o", "json"];
+    let what = ["chaos", "--changes", "--size", "2MB", "--seed", "3", "--clients", "4", "--rate", "100"];
+    let output = run(&[&what[..], &place].concat()).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
+    assert_eq!((output.status.code(), &report["verdict"]), (Some(0), &"PASS".into()), "{report}\n{said}");
+    let changes = report["changes"]["changes"].as_array().unwrap();
+    assert_eq!(changes.len(), 5, "{report}");
+    for change in changes {
+        assert_eq!(change["broken"], serde_json::json!([]), "{change}");
+        // Replacing a machine is no change of the ring: what it held lies in its own objects.
+        let moves = change["slots_moved"].as_u64();
+        let borrowed = change["borrowed_bytes"].as_u64().unwrap();
+        assert_eq!(moves.is_some(), borrowed > 0, "{change}");
+        assert!(moves.is_none_or(|moved| moved >= change["slots_least"].as_u64().unwrap()), "{change}");
+        assert!(change["operations"].as_u64().unwrap() > 10, "{change}");
+    }
+    assert_eq!(report["changes"]["wrong_in_the_end"], 0);
+    assert_eq!(left_behind(&data), Vec::<String>::new());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_is_told_to_end_leaves_no_process_behind() {
     let directory = tempfile::tempdir().unwrap();

@@ -11,12 +11,12 @@ use turmoil::Sim;
 
 use crate::checker::Checker;
 use crate::client::{Client, Shared, WRITERS};
-use crate::cluster::{GATEWAYS, Machine, Place, Presence, add_gateway, bucket_faults};
+use crate::cluster::{GATEWAYS, Machine, Place, Presence, add_gateway};
 use crate::operator::Operator;
 use crate::run::{Outcome, finish};
 use crate::world::lock::Lock;
 use crate::world::{Bug, SeededRandom};
-use cartwheel_bucket::{Faults, FaultyBucket};
+use cartwheel_bucket::{CERTAIN, Faults, FaultyBucket, OperationFaults};
 
 /// The storage nodes. The last two are switched on when they are to join.
 pub const NODES: [&str; 7] = ["node-a", "node-b", "node-c", "node-d", "node-e", "node-f", "node-g"];
@@ -25,7 +25,7 @@ pub const FOUNDERS: usize = 5;
 /// The keys that the writers share: many, so that most changes move some.
 const KEYS: u64 = 48;
 /// The longest that a simulation may last.
-const LONGEST: Duration = Duration::from_secs(400);
+const LONGEST: Duration = Duration::from_secs(1_200);
 /// The longest that a message is on its way.
 const LATENCY: Duration = Duration::from_millis(10);
 
@@ -80,6 +80,12 @@ fn configure(seed: u64, config: &mut NodeConfig) {
     }
 }
 
+/// Faults of a bucket: rarer than in the big simulation, as a change asks for hundreds of objects.
+fn faults(unavailable: bool) -> Faults {
+    let each = OperationFaults { refuse: CERTAIN / 300, mute: CERTAIN / 300, slow: CERTAIN / 10 };
+    Faults { unavailable, slow_by: Duration::from_millis(300), ..Faults::everywhere(each) }
+}
+
 struct Hosts<'a> {
     sim: Sim<'a>,
     machines: Vec<Arc<Machine>>,
@@ -99,6 +105,7 @@ pub fn run(seed: u64) -> Outcome {
     let shared = Arc::new(Shared {
         seed,
         bug: Bug::None,
+        homes_are_fresh: true,
         keys: KEYS,
         calm: Lock::new(Duration::MAX),
         stop: Lock::new(Duration::MAX),
@@ -163,7 +170,7 @@ impl Hosts<'_> {
     fn drive(&mut self, scene: &Scene) -> usize {
         let (shared, doom) = (&scene.shared, Arc::clone(&scene.place.doom));
         let mut deaths = 0;
-        self.set_buckets(bucket_faults(false));
+        self.set_buckets(faults(false));
         loop {
             let orders = std::mem::take(&mut *scene.orders.lock());
             for order in orders {
@@ -219,8 +226,8 @@ impl Hosts<'_> {
                 self.sim.bounce(NODES[node]);
             }
             Order::Wipe(node) => self.machines[node].wipe(),
-            Order::NodeBucket(node, there) => self.machines[node].faults.set(bucket_faults(!there)),
-            Order::GatewayBucket(gateway, there) => self.gateways[gateway].set(bucket_faults(!there)),
+            Order::NodeBucket(node, there) => self.machines[node].faults.set(faults(!there)),
+            Order::GatewayBucket(gateway, there) => self.gateways[gateway].set(faults(!there)),
             Order::Link(node, gateway, true) => self.sim.repair(GATEWAYS[gateway], NODES[node]),
             Order::Link(node, gateway, false) => self.sim.partition(GATEWAYS[gateway], NODES[node]),
             Order::Heal => self.set_buckets(Faults::default()),

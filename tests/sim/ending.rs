@@ -1,7 +1,7 @@
 //! The end of a simulation in which the ring changed: everybody counts, nobody keeps anything for others, all homes of
 //! a partition hold the same, every write is there, and no pin is left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cartwheel_bucket::list_all;
@@ -19,7 +19,7 @@ use crate::world::pass;
 /// How long it may take until nobody keeps anything for others: a home looks at the bucket twice a minute.
 const SETTLED: Duration = Duration::from_secs(45);
 /// How long what was borrowed may take to be rewritten and let go of.
-const LET_GO: Duration = Duration::from_secs(90);
+const LET_GO: Duration = Duration::from_secs(120);
 /// How long a call may take.
 const CALLED: Duration = Duration::from_secs(5);
 /// How long a key may take to be readable.
@@ -36,23 +36,42 @@ pub async fn look(scene: &Scene) {
     let amiss = until(SETTLED, || unsettled(scene, &peers)).await;
     complain(scene, "not settled", amiss);
     *scene.shared.settled.lock() = Some(now());
-    // What is read repairs: so the homes are looked at before.
-    let patience = if repairs(scene.shared.seed) { SETTLED } else { Duration::from_secs(1) };
-    let amiss = until(patience, || unequal(scene, &peers)).await;
+    if !repairs(scene.shared.seed) {
+        // Nobody has mended yet what the change left.
+        read_all(scene, &mut reader, "").await;
+        begin_to_repair(scene, &peers).await;
+    }
+    let amiss = until(SETTLED, || unequal(scene, &peers)).await;
     complain(scene, "homes of one partition hold different things", amiss);
+    read_all(scene, &mut reader, "&r=3").await;
+    let amiss = until(LET_GO, || pins(scene)).await;
+    complain(scene, "pins are left", amiss);
+}
+
+async fn read_all(scene: &Scene, reader: &mut Client, query: &str) {
     let keys = scene.shared.checker.lock().keys();
     for key in keys {
         let give_up = now() + READABLE;
-        while reader.try_read(&key, "&r=3").await.is_none() {
+        while reader.try_read(&key, query).await.is_none() {
             if now() > give_up {
-                complain(scene, "can't be read from all homes", vec![key]);
+                complain(scene, "can't be read", vec![format!("{key}{query}")]);
                 break;
             }
             pass(Duration::from_millis(200)).await;
         }
     }
-    let amiss = until(LET_GO, || pins(scene)).await;
-    complain(scene, "pins are left", amiss);
+}
+
+/// Has every node compare what it holds with the other homes.
+async fn begin_to_repair(scene: &Scene, peers: &Peers) {
+    let ring = membership::read_newest(&*scene.shared.objects, 0).await.unwrap().unwrap();
+    for member in &ring.members {
+        let begin = Request::Repair(Repair::Begin { partition: None });
+        let reply = call(peers, &member.address, ring.version, begin).await;
+        if reply != Some(Reply::Hello) {
+            complain(scene, "does not begin to compare", vec![format!("{}: {reply:?}", member.id)]);
+        }
+    }
 }
 
 fn complain(scene: &Scene, what: &str, amiss: Vec<String>) {
@@ -131,12 +150,39 @@ async fn unequal(scene: &Scene, peers: &Peers) -> Vec<String> {
             other => amiss.push(format!("{} answers {other:?}", member.id)),
         }
     }
-    let differ = sums.into_iter().filter(|(_, all)| all.windows(2).any(|pair| pair[0].1 != pair[1].1));
-    amiss.extend(differ.map(|(partition, all)| format!("{partition}: {all:?}")));
+    let differ = |all: &Vec<(String, String)>| all.windows(2).any(|pair| pair[0].1 != pair[1].1);
+    for (partition, all) in sums.into_iter().filter(|(_, all)| differ(all)) {
+        let homes: BTreeSet<String> = all.into_iter().map(|(home, _)| home).collect();
+        let members = document.members.iter().filter(|member| homes.contains(member.id.as_str()));
+        // What each has that not all have.
+        let mut seen: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for member in members {
+            let spans = vec![Span::of_partition(partition, ring.partitions())];
+            let asked = Request::Repair(Repair::Clocks { spans, after: None, bytes: 1 << 20 });
+            let reply = call(peers, &member.address, document.version, asked).await;
+            let Some(Reply::Clocks { clocks, .. }) = reply else { continue };
+            for (hash, clock) in clocks {
+                seen.entry(format!("{hash} {clock}")).or_default().push(member.id.to_string());
+            }
+        }
+        let odd = seen.into_iter().filter(|(_, holders)| holders.len() < homes.len());
+        let odd: Vec<String> = odd.map(|(what, holders)| format!("{what} at {holders:?}")).collect();
+        amiss.push(format!("partition {partition} of {homes:?}: {odd:?}"));
+    }
     amiss
 }
 
+/// Pins of members on objects of members. Where a node died while it held some, or left before it let go of them, or the
+/// owner of the objects did, they stay.
 async fn pins(scene: &Scene) -> Vec<String> {
+    let ring = membership::read_newest(&*scene.shared.objects, 0).await.unwrap().unwrap();
+    let of_a_member = |key: &String| {
+        let is_member = |id: &str| ring.members.iter().any(|member| member.id.as_str() == id);
+        let (Some(owner), Some((_, file))) = (key.split('/').nth(1), key.split_once("/pins/")) else {
+            return false;
+        };
+        is_member(owner) && is_member(file.rsplit_once('-').unwrap_or_default().0)
+    };
     let objects = list_all(&*scene.shared.objects, "nodes/").await.unwrap();
-    objects.into_iter().map(|object| object.key).filter(|key| key.contains("/pins/")).collect()
+    objects.into_iter().map(|object| object.key).filter(of_a_member).collect()
 }

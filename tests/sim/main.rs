@@ -148,7 +148,9 @@ fn planted_bugs_are_seen() {
             seen
         });
         let others = others.join("\n");
-        let Some(seed) = found else { panic!("{name} went unseen in {BUG_SEEDS} seeds; they said:\n{others}") };
+        let Some(seed) = found else {
+            panic!("{name} went unseen in {BUG_SEEDS} seeds; they said:\n{others}")
+        };
         println!("{name}: seen with seed {seed}");
     }
 }

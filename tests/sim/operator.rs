@@ -136,7 +136,7 @@ impl Operator {
                 3 | 4 if can_go => return Deed::Forget(some),
                 5 => {
                     let weight = ring.members.iter().find(|m| m.id.as_str() == NODES[some]).unwrap().weight;
-                    return Deed::Weight(some, if weight == 1 { 2 + self.below(2) as u32 } else { 1 });
+                    return Deed::Weight(some, if weight == 1 { [2, 3][self.below(2)] } else { 1 });
                 }
                 6 if !away.is_empty() => return Deed::Swap(some, away[self.below(away.len())]),
                 7 if self.below(2) == 0 => return Deed::Replace(some),
@@ -224,8 +224,11 @@ impl Operator {
                         self.order(Order::Wipe(*node));
                     }
                     self.order(Order::Start(*node));
-                    come_to.insert(NODES[*node].to_owned(), 1);
-                    after.push(come_to.clone());
+                    // Each of them may be settled before a cancellation takes the others back.
+                    for mut members in after.clone() {
+                        members.insert(NODES[*node].to_owned(), 1);
+                        after.push(members);
+                    }
                 }
                 let all: BTreeSet<&str> = nodes.iter().map(|node| NODES[*node]).collect();
                 let began = now();
@@ -302,12 +305,16 @@ impl Operator {
     }
 
     /// While the change is pending it may be cancelled, or another member may die for good and be forgotten.
-    async fn maybe_disturb(&mut self, subject: usize, after: &mut Vec<Members>) {
+    async fn maybe_disturb(&mut self, subject: usize, after: &mut [Members]) {
         match self.below(6) {
             0 => {
                 pass(self.random.millis(0..4_000)).await;
                 let outcome = self.apply(json!([{"cancel": {}}]), &Deed::Replace(0)).await;
                 self.say(&format!("cancelled: {outcome:?}"));
+                if outcome.is_ok() && !self.scene.on.lock()[subject] {
+                    // It was not dead after all.
+                    self.order(Order::Start(subject));
+                }
             }
             1 => {
                 let ring = self.ring().await;
@@ -415,7 +422,7 @@ impl Operator {
                     let found = members(&ring);
                     // A process that was cancelled, and started again, has joined after all.
                     if on.iter().zip(NODES).all(|(on, name)| !on || found.contains_key(name)) {
-                        after.push(found.clone());
+                        after.push(found);
                     }
                     return Some(ring);
                 }

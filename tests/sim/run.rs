@@ -47,6 +47,7 @@ pub fn run(seed: u64, bug: Bug) -> Outcome {
     let shared = Arc::new(Shared {
         seed,
         bug,
+        homes_are_fresh: false,
         keys: KEYS,
         calm: Lock::new(CALM),
         stop: Lock::new(STOP),

@@ -31,11 +31,21 @@ impl Engine {
     /// Fills the clock index from the segments that were there at the start; then it is complete.
     ///
     /// # Errors
-    /// [`SegmentError`]; what was read stays, and calling again goes on.
+    /// [`SegmentError`]; what was read stays.
     pub(crate) async fn load_index(&self, segments: &[Arc<Segment>]) -> Result<(), SegmentError> {
+        self.go_on_loading(segments, &mut 0).await
+    }
+
+    /// As [`Engine::load_index`], after the first `done` segments, which then are more.
+    pub(crate) async fn go_on_loading(
+        &self,
+        segments: &[Arc<Segment>],
+        done: &mut usize,
+    ) -> Result<(), SegmentError> {
         self.graves.load().await?;
-        for segment in segments {
+        for segment in segments.iter().skip(*done) {
             self.index(segment).await?;
+            *done += 1;
         }
         for grave in self.graves.segments.all().iter() {
             self.exhume_what_is_known(grave).await?;
