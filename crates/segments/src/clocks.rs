@@ -30,7 +30,7 @@ impl Clocks {
     /// The same from the start, without another look at the bucket.
     ///
     /// # Errors
-    /// As [`Clocks::open`], which has found nothing.
+    /// [`DecodeError`]; not where it could be read once.
     pub fn again(&self) -> Result<Self, DecodeError> {
         Self::open(self.bytes.clone(), &self.only)
     }
