@@ -73,7 +73,10 @@ async fn a_plan_changes_nothing_and_a_weight_moves_what_was_planned() {
     assert!(plan["slots_moved"].as_u64() >= plan["least_moved"].as_u64());
     assert_eq!(plan["least_moved"], after - 48);
     assert!(plan["keys_moved"].as_u64().unwrap() > 0);
-    assert_eq!(ring(&client).await, before, "a plan changes nothing");
+    let still = ring(&client).await;
+    for field in ["version", "owners", "pending_change"] {
+        assert_eq!(still[field], before[field], "a plan changes nothing");
+    }
 
     let applied = post(&client, APPLY, &json!({ "edits": edits, "ring_version": 1 })).gives(200).await;
     assert_eq!(applied.json()["ring_version"], 2);
