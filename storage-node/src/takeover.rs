@@ -235,19 +235,7 @@ impl Takeover {
 
     /// Takes what an object with hints holds of the partitions that this node will hold.
     async fn take_hints(&self, view: &View, object: &str) -> Result<(), String> {
-        let bytes = match self.bucket.get(object).await {
-            Ok(bytes) => bytes,
-            Err(BucketError::NotFound { .. }) => return Ok(()),
-            Err(error) => return Err(error.to_string()),
-        };
-        let records = match records_of(&bytes) {
-            Ok(records) => records,
-            Err(error) => {
-                tracing::error!(%error, object, "these hints are damaged");
-                return Ok(());
-            }
-        };
-        for record in records {
+        for record in self.hints_in(object).await?.unwrap_or_default() {
             if homes_to_come(view, &record, self.copier.hash_seed)?.contains(&self.me) {
                 self.copier.keep(&record, Durability::Memory).await?;
             }
@@ -278,15 +266,21 @@ impl Takeover {
         Ok(generation)
     }
 
+    /// The records of an object with hints, none if it is gone; `None` if it is damaged.
+    async fn hints_in(&self, object: &str) -> Result<Option<Vec<Bytes>>, String> {
+        let bytes = match self.bucket.get(object).await {
+            Ok(bytes) => bytes,
+            Err(BucketError::NotFound { .. }) => return Ok(Some(Vec::new())),
+            Err(error) => return Err(error.to_string()),
+        };
+        let records = records_of(&bytes);
+        Ok(records.inspect_err(|error| tracing::error!(%error, object, "these hints are damaged")).ok())
+    }
+
     /// Gives what an object with hints holds to those that hold its keys now, until they have it in the bucket. `false`
     /// if it can't be read: it is left for people.
     async fn give_object(&self, view: &View, object: &str) -> Result<bool, String> {
-        let bytes = match self.bucket.get(object).await {
-            Ok(bytes) => bytes,
-            Err(BucketError::NotFound { .. }) => return Ok(true),
-            Err(error) => return Err(error.to_string()),
-        };
-        let Ok(records) = records_of(&bytes) else { return Ok(false) };
+        let Some(records) = self.hints_in(object).await? else { return Ok(false) };
         let mut given = BTreeSet::new();
         for record in &records {
             for target in homes_to_come(view, record, self.copier.hash_seed)? {
