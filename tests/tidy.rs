@@ -27,6 +27,7 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("crates/core", &[], &[]),
     ("crates/bucket", &[], &["s3-server"]),
     ("crates/s3-server", &[], &[]),
+    ("tests/sim", &["core", "bucket", "cluster", "gateway", "storage-node"], &[]),
 ];
 
 /// What `crates/core` may depend on: nothing that reads a clock, draws a number, or does I/O.

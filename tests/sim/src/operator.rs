@@ -19,6 +19,7 @@ use crate::cluster::GATEWAYS;
 use crate::doom::{STEPS, Trap};
 use crate::ending;
 use crate::http::Http;
+use crate::report::Check;
 use crate::world::{SeededRandom, pass};
 
 /// How many changes are made.
@@ -85,7 +86,11 @@ impl Operator {
 
     fn violate(&self, what: &str) {
         self.say(&format!("VIOLATION {what}"));
-        self.scene.shared.checker.lock().violate(format!("{:.3} s operator: {what}", now().as_secs_f64()));
+        self.scene
+            .shared
+            .checker
+            .lock()
+            .violate(Check::Ring, format!("{:.3} s operator: {what}", now().as_secs_f64()));
     }
 
     fn order(&self, order: Order) {

@@ -1,5 +1,6 @@
 //! One seed: the hosts, the loop that lets faults begin and end, and what came of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use crate::checker::Checker;
 use crate::client::{Client, KEYS, Shared, WRITERS};
 use crate::cluster::{GATEWAYS, Machine, Place, Presence, add_gateway, bucket_faults};
 use crate::faults::{CALM, Event, FOUNDERS, Fault, HEALED, LATE, NODES, joins, plan};
-use crate::world::Bug;
+use crate::options::Options;
+use crate::report::{Check, Outcome, Report, Scene};
 use crate::world::lock::Lock;
 
 /// The longest that a simulation may last.
@@ -20,14 +22,16 @@ const LATENCY: Duration = Duration::from_millis(20);
 /// When writers stop: a while after nothing is amiss any more.
 const STOP: Duration = Duration::from_secs(45);
 
-/// What came of a run.
-pub struct Outcome {
-    /// All that happened, byte by byte.
-    pub trace: Vec<u8>,
-    /// What can't be true.
-    pub violations: Vec<String>,
-    /// In one line.
-    pub summary: String,
+/// How a run ended.
+pub struct Ended {
+    /// What was simulated.
+    pub scene: Scene,
+    /// How often each kind of fault began.
+    pub faults: BTreeMap<String, u64>,
+    /// How many operations of the bucket failed on purpose.
+    pub injected: u64,
+    /// How much time passed.
+    pub simulated: Duration,
 }
 
 /// The hosts of a simulation, as faults reach them.
@@ -41,8 +45,10 @@ struct Hosts<'a> {
 }
 
 /// Runs the seed.
-pub fn run(seed: u64, bug: Bug) -> Outcome {
+pub fn run(options: &Options) -> Outcome {
+    let (seed, bug) = (options.seed, options.bug);
     let place = Place::new(seed, bug);
+    let writers = options.writers.unwrap_or(WRITERS).min(WRITERS);
     let presence = Arc::new(Presence::default());
     let shared = Arc::new(Shared {
         seed,
@@ -50,7 +56,8 @@ pub fn run(seed: u64, bug: Bug) -> Outcome {
         homes_are_fresh: false,
         keys: KEYS,
         calm: Lock::new(CALM),
-        stop: Lock::new(STOP),
+        stop: Lock::new(options.until.unwrap_or(STOP).min(STOP)),
+        writers,
         trace: Arc::clone(&place.trace),
         checker: Lock::new(Checker::default()),
         stopped: Lock::new(0),
@@ -70,7 +77,7 @@ pub fn run(seed: u64, bug: Bug) -> Outcome {
         NODES.iter().map(|name| Machine::add(&mut sim, &place, name, from(*name))).collect();
     let gateways =
         (0..GATEWAYS.len()).map(|number| add_gateway(&mut sim, &place, number, &presence)).collect();
-    for number in 0..WRITERS {
+    for number in 0..writers {
         let name = format!("client-{number}");
         let client = Client::new(&name, Arc::clone(&shared));
         sim.client(name, async move {
@@ -85,18 +92,21 @@ pub fn run(seed: u64, bug: Bug) -> Outcome {
     });
     let ending = vec![false; machines.len()];
     let mut hosts = Hosts { sim, machines, ending, gateways, presence };
-    let faults = hosts.drive(plan(seed), &shared);
+    let faults = hosts.drive(plan(options), &shared);
     let buckets = hosts.machines.iter().map(|m| &m.faults).chain(&hosts.gateways);
     let injected: u64 = buckets.map(|faults| faults.injected()).sum();
     let simulated = hosts.sim.elapsed();
     drop(hosts);
-    finish(&shared, faults, injected, simulated)
+    finish(&shared, Ended { scene: Scene::Whole, faults, injected, simulated })
 }
 
 impl Hosts<'_> {
-    /// Steps until all clients have finished, with faults beginning and ending as planned; how many there were.
-    fn drive(&mut self, plan: Vec<Event>, shared: &Shared) -> usize {
-        let faults = plan.iter().filter(|event| event.begins).count();
+    /// Steps until all clients have finished, with faults beginning and ending as planned; how many of each kind there were.
+    fn drive(&mut self, plan: Vec<Event>, shared: &Shared) -> BTreeMap<String, u64> {
+        let mut faults = BTreeMap::new();
+        for event in plan.iter().filter(|event| event.begins) {
+            *faults.entry(event.fault.kind()).or_default() += 1;
+        }
         let mut plan = plan.into_iter().peekable();
         let mut healed = false;
         self.set_buckets(bucket_faults(false));
@@ -121,7 +131,7 @@ impl Hosts<'_> {
                 Ok(false) => {}
                 Ok(true) => return faults,
                 Err(error) => {
-                    shared.checker.lock().violate(format!("the simulation broke off: {error}"));
+                    shared.checker.lock().violate(Check::Broke, format!("the simulation broke off: {error}"));
                     return faults;
                 }
             }
@@ -196,36 +206,37 @@ impl Hosts<'_> {
     }
 }
 
-pub fn finish(shared: &Shared, faults: usize, injected: u64, simulated: Duration) -> Outcome {
+/// Puts together what came of a run.
+pub fn finish(shared: &Shared, ended: Ended) -> Outcome {
+    let Ended { scene, faults, injected, simulated } = ended;
     let mut checker = shared.checker.lock();
     let c = &checker.counts;
-    let settled = shared.settled.lock().map_or("never".to_owned(), |at| format!("{:.1} s", at.as_secs_f64()));
-    let summary = format!(
-        "seed {}: {:.1} s simulated, {} requests ({} writes acknowledged, {} refused, {} unknown; {} reads, {} \
-         without a quorum, {} with siblings), {} answers with fallbacks and {} from the bucket, {} stale reads \
-         and {} said to be from the bucket, {} bucket operations, {faults} faults and {injected} injected into \
-         the bucket, {} writes minted twice and {} shown again, settled at {settled}, {} violations",
-        shared.seed,
-        simulated.as_secs_f64(),
-        c.requests,
-        c.acknowledged,
-        c.refused,
-        c.unknown,
-        c.reads,
-        c.unread,
-        c.conflicts,
-        c.fallbacks,
-        c.degraded,
-        c.stale,
-        c.stale_degraded,
-        shared.trace.bucket_operations(),
-        checker.minted_twice(),
-        c.shown_again,
-        checker.violations.len(),
-    );
+    let settled = shared.settled.lock().map_or(0, |at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX));
+    let counts = [
+        ("requests", c.requests),
+        ("writes acknowledged", c.acknowledged),
+        ("writes refused", c.refused),
+        ("writes of unknown fate", c.unknown),
+        ("reads", c.reads),
+        ("reads without a quorum", c.unread),
+        ("reads with siblings", c.conflicts),
+        ("answers with fallbacks", c.fallbacks),
+        ("answers of the bucket", c.degraded),
+        ("stale reads while something was amiss", c.stale),
+        ("stale reads said to be the bucket's", c.stale_degraded),
+        ("bucket operations", shared.trace.bucket_operations()),
+        ("failures injected into the bucket", injected),
+        ("writes minted twice", checker.minted_twice() as u64),
+        ("values shown again", c.shown_again),
+        ("ring versions settled", c.rings),
+        ("ms until settled", settled),
+    ];
+    let counts = counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
     for stale in &checker.stale {
         shared.trace.line_at(simulated, "stale", stale);
     }
-    shared.trace.line_at(simulated, "end", &summary);
-    Outcome { trace: shared.trace.bytes(), violations: std::mem::take(&mut checker.violations), summary }
+    let violations = std::mem::take(&mut checker.violations);
+    let report = Report { scene, seed: shared.seed, simulated, counts, faults, violations };
+    shared.trace.line_at(simulated, "end", &report.to_string());
+    Outcome { trace: shared.trace.bytes(), report }
 }

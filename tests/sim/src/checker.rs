@@ -15,6 +15,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use crate::report::{Check, Violation};
+
 /// The number of a write.
 pub type WriteId = u64;
 /// Writes that were seen.
@@ -79,6 +81,8 @@ pub struct Counts {
     pub degraded: u64,
     /// Answers for which fallbacks were counted.
     pub fallbacks: u64,
+    /// Versions of the ring that were settled.
+    pub rings: u64,
 }
 
 /// All that is known of what happened.
@@ -92,7 +96,7 @@ pub struct Checker {
     /// Stale reads while something was amiss, for people.
     pub stale: Vec<String>,
     /// What can't be true.
-    pub violations: Vec<String>,
+    pub violations: Vec<Violation>,
     /// How much happened.
     pub counts: Counts,
 }
@@ -142,7 +146,8 @@ impl Checker {
             };
             let Some(id) = id else {
                 match &shown.value {
-                    Some(value) => self.violate(format!("{who} read a strange value of {key}: {value:?}")),
+                    Some(value) => self
+                        .violate(Check::Strange, format!("{who} read a strange value of {key}: {value:?}")),
                     None => unclear = true,
                 }
                 continue;
@@ -153,7 +158,10 @@ impl Checker {
             let write = self.writes.get_mut(&id).unwrap();
             write.tags.insert(shown.tag.clone());
             if write.refused {
-                self.violate(format!("{who} read write {id} of {key}, which was refused as not applied"));
+                self.violate(
+                    Check::Strange,
+                    format!("{who} read write {id} of {key}, which was refused as not applied"),
+                );
             }
             ids.push(id);
             seen.insert(id);
@@ -183,7 +191,10 @@ impl Checker {
         match must {
             _ if lost.is_empty() => {}
             Must::All => {
-                self.violate(format!("{who} read {ids:?} of {key}: acknowledged writes {lost:?} are lost"));
+                self.violate(
+                    Check::Lost,
+                    format!("{who} read {ids:?} of {key}: acknowledged writes {lost:?} are lost"),
+                );
             }
             Must::Most => {
                 self.counts.stale += 1;
@@ -207,7 +218,10 @@ impl Checker {
             if self.writes[older].tags.len() > 1 || forgotten {
                 self.counts.shown_again += 1;
             } else {
-                self.violate(format!("{who} read {ids:?} of {key}: {older} stands beside a later write"));
+                self.violate(
+                    Check::Beside,
+                    format!("{who} read {ids:?} of {key}: {older} stands beside a later write"),
+                );
             }
         }
     }
@@ -237,13 +251,13 @@ impl Checker {
     fn name(&mut self, key: &str, id: WriteId, dot: &str) {
         let known = *self.dots.entry((key.to_owned(), dot.to_owned())).or_insert(id);
         if known != id {
-            self.violate(format!("{dot} of {key} names two writes, {known} and {id}"));
+            self.violate(Check::Dot, format!("{dot} of {key} names two writes, {known} and {id}"));
         }
     }
 
     /// Something happened that may not.
-    pub fn violate(&mut self, what: String) {
-        self.violations.push(what);
+    pub fn violate(&mut self, check: Check, what: String) {
+        self.violations.push(Violation { check, what });
     }
 
     /// Writes that were minted more than once.
@@ -265,6 +279,10 @@ mod tests {
         Shown { tag: tag.to_owned(), dot: Some(tag.to_owned()), value: Some(value.to_owned()) }
     }
 
+    fn said(checker: &Checker) -> Vec<String> {
+        checker.violations.iter().map(ToString::to_string).collect()
+    }
+
     /// Two concurrent acknowledged writes, and one that has seen the first.
     fn history() -> (Checker, [String; 3]) {
         let mut checker = Checker::default();
@@ -283,13 +301,13 @@ mod tests {
         let owed = checker.owed("k");
         let both = [shown("n.1=2", &second), shown("n.1=3", &third)];
         assert_eq!(checker.shown("me", "k", &both, &owed, Must::All), Some(Past::from([1, 2, 3])));
-        assert_eq!(checker.violations, Vec::<String>::new());
+        assert_eq!(said(&checker), Vec::<String>::new());
         checker.shown("me", "k", &both[1..], &owed, Must::Most);
         checker.shown("me", "k", &both[1..], &owed, Must::Some);
         assert_eq!((checker.counts.stale, checker.counts.stale_degraded), (1, 1));
-        assert_eq!(checker.violations, Vec::<String>::new());
+        assert_eq!(said(&checker), Vec::<String>::new());
         checker.shown("me", "k", &both[1..], &owed, Must::All);
-        assert_eq!(checker.violations, ["me read [3] of k: acknowledged writes [2] are lost"]);
+        assert_eq!(said(&checker), ["Lost: me read [3] of k: acknowledged writes [2] are lost"]);
     }
 
     #[test]
@@ -325,6 +343,6 @@ mod tests {
         let seen = checker.shown("me", "k", &[deleted("d")], &owed, Must::All);
         assert_eq!((seen, checker.violations.len()), (Some(Past::from([1, 2, 3, 4])), 0));
         checker.shown("me", "k", &[shown("n.1=1", &first), shown("n.1=2", &second)], &owed, Must::All);
-        assert_eq!(checker.violations, ["me read [1, 2] of k: acknowledged writes [3, 4] are lost"]);
+        assert_eq!(said(&checker), ["Lost: me read [1, 2] of k: acknowledged writes [3, 4] are lost"]);
     }
 }

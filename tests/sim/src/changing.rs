@@ -3,6 +3,7 @@
 //! (`doom.rs`) and starts again, and some hosts do not see the bucket, so that they go by an old ring.
 //! In the end every change is completed or undone, and all homes of a partition hold the same (`ending.rs`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +14,11 @@ use crate::checker::Checker;
 use crate::client::{Client, Shared, WRITERS};
 use crate::cluster::{GATEWAYS, Machine, Place, Presence, add_gateway};
 use crate::operator::Operator;
-use crate::run::{Outcome, finish};
+use crate::options::Options;
+use crate::report::{Check, Outcome, Scene as Name};
+use crate::run::{Ended, finish};
+use crate::world::SeededRandom;
 use crate::world::lock::Lock;
-use crate::world::{Bug, SeededRandom};
 use cartwheel_bucket::{CERTAIN, Faults, FaultyBucket, OperationFaults};
 
 /// The storage nodes. The last two are switched on when they are to join.
@@ -46,6 +49,20 @@ pub enum Order {
     Link(usize, usize, bool),
     /// Buckets stop failing at random.
     Heal,
+}
+
+impl Order {
+    /// The fault that it is, if it is one.
+    fn kind(self) -> Option<&'static str> {
+        match self {
+            Self::Crash(_) => Some("crashed"),
+            Self::Wipe(_) => Some("wiped"),
+            Self::NodeBucket(_, false) => Some("no bucket"),
+            Self::GatewayBucket(_, false) => Some("gateway without bucket"),
+            Self::Link(_, _, false) => Some("cut"),
+            _ => None,
+        }
+    }
 }
 
 /// What the operator, the reader and the loop share.
@@ -97,18 +114,20 @@ struct Hosts<'a> {
 }
 
 /// Runs the seed.
-pub fn run(seed: u64) -> Outcome {
-    let place = Place { configure, ..Place::new(seed, Bug::None) };
+pub fn run(options: &Options) -> Outcome {
+    let seed = options.seed;
+    let place = Place { configure, ..Place::new(seed, options.bug) };
     let presence = Arc::new(Presence::default());
     let mut checker = Checker::default();
     checker.forgets = forgets(seed);
     let shared = Arc::new(Shared {
         seed,
-        bug: Bug::None,
+        bug: options.bug,
         homes_are_fresh: true,
         keys: KEYS,
         calm: Lock::new(Duration::MAX),
         stop: Lock::new(Duration::MAX),
+        writers: WRITERS,
         trace: Arc::clone(&place.trace),
         checker: Lock::new(checker),
         stopped: Lock::new(0),
@@ -157,29 +176,31 @@ pub fn run(seed: u64) -> Outcome {
     let simulated = hosts.sim.elapsed();
     drop(hosts);
     for version in place.doom.made_twice() {
-        shared.checker.lock().violate(format!("{version} was made twice"));
+        shared.checker.lock().violate(Check::Ring, format!("{version} was made twice"));
     }
     let changes = *scene.settled.lock();
-    let mut outcome = finish(&shared, deaths, injected, simulated);
-    outcome.summary = format!("{changes} ring versions settled; {}", outcome.summary);
-    outcome
+    shared.checker.lock().counts.rings += u64::from(changes);
+    finish(&shared, Ended { scene: Name::Changes, faults: deaths, injected, simulated })
 }
 
 impl Hosts<'_> {
-    /// Steps until all clients have finished; how many processes died.
-    fn drive(&mut self, scene: &Scene) -> usize {
+    /// Steps until all clients have finished; which processes died at which step, and how often.
+    fn drive(&mut self, scene: &Scene) -> BTreeMap<String, u64> {
         let (shared, doom) = (&scene.shared, Arc::clone(&scene.place.doom));
-        let mut deaths = 0;
+        let mut deaths = BTreeMap::new();
         self.set_buckets(faults(false));
         loop {
             let orders = std::mem::take(&mut *scene.orders.lock());
             for order in orders {
+                if let Some(kind) = order.kind() {
+                    *deaths.entry(kind.to_owned()).or_default() += 1;
+                }
                 shared.trace.line_at(self.sim.elapsed(), "operator", &format!("{order:?}"));
                 self.carry_out(order, scene);
             }
             for (who, step) in doom.take_dying() {
                 shared.trace.line_at(self.sim.elapsed(), "doom", &format!("{who} dies: {step:?}"));
-                deaths += 1;
+                *deaths.entry(format!("dies at {step:?}")).or_default() += 1;
                 self.doomed(&who);
             }
             let now = self.sim.elapsed();
@@ -191,7 +212,7 @@ impl Hosts<'_> {
                 Ok(false) => {}
                 Ok(true) => return deaths,
                 Err(error) => {
-                    shared.checker.lock().violate(format!("the simulation broke off: {error}"));
+                    shared.checker.lock().violate(Check::Broke, format!("the simulation broke off: {error}"));
                     return deaths;
                 }
             }

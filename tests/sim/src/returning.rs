@@ -5,6 +5,7 @@
 //! Under every third seed all who took the writes die before C and D return, some time after the last write: what
 //! C and D need lies in the bucket then.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +19,11 @@ use turmoil::Sim;
 
 use crate::cluster::{GATEWAYS, Machine, Place, Presence, add_gateway};
 use crate::http::{Answer, Http};
+use crate::options::Options;
+use crate::report::{Check, Outcome, Report, Scene, Violation};
 use crate::trace::Trace;
 use crate::world::lock::Lock;
-use crate::world::{Bug, SeededRandom, pass};
+use crate::world::{SeededRandom, pass};
 
 /// The storage nodes.
 const NODES: [&str; 6] = ["node-a", "node-b", "node-c", "node-d", "node-e", "node-f"];
@@ -119,18 +122,6 @@ pub struct Reads {
     pub unanswered: u64,
 }
 
-/// What came of a run.
-pub struct Outcome {
-    /// What happened.
-    pub trace: Vec<u8>,
-    /// Stale reads.
-    pub violations: Vec<String>,
-    /// How the reads went.
-    pub reads: Reads,
-    /// Writes acknowledged while C and D were away.
-    pub written: u64,
-}
-
 /// What writer and reader share.
 #[derive(Debug)]
 struct Shared {
@@ -138,7 +129,7 @@ struct Shared {
     /// The last write acknowledged: each has seen the one before.
     acknowledged: Lock<u64>,
     reads: Lock<Reads>,
-    violations: Lock<Vec<String>>,
+    violations: Lock<Vec<Violation>>,
     written: Lock<u64>,
 }
 
@@ -213,7 +204,8 @@ async fn read(mut http: Http, shared: Arc<Shared>, random: SeededRandom, script:
             shared.trace.line("reader", &format!("{said}, from the bucket"));
         } else {
             shared.trace.line("reader", &format!("{said} STALE"));
-            shared.violations.lock().push(format!("{:.6} s: {said}", now().as_secs_f64()));
+            let what = format!("{:.6} s: {said}", now().as_secs_f64());
+            shared.violations.lock().push(Violation { check: Check::Stale, what });
         }
     }
 }
@@ -232,7 +224,8 @@ fn newest(answer: &Answer) -> u64 {
 }
 
 /// Runs the seed.
-pub fn run(seed: u64, bug: Bug) -> Outcome {
+pub fn run(options: &Options) -> Outcome {
+    let (seed, bug) = (options.seed, options.bug);
     let place = Place::new(seed, bug);
     let trace = Arc::clone(&place.trace);
     let presence = Arc::new(Presence::default());
@@ -269,15 +262,21 @@ pub fn run(seed: u64, bug: Bug) -> Outcome {
         reading.await;
         Ok(())
     });
-    play(&mut sim, &script, &shared);
+    let faults = play(&mut sim, &script, &shared);
+    let simulated = sim.elapsed();
     drop(sim);
     let (reads, written) = (*shared.reads.lock(), *shared.written.lock());
-    Outcome {
-        trace: trace.bytes(),
-        violations: std::mem::take(&mut shared.violations.lock()),
-        reads,
-        written,
-    }
+    let counts = [
+        ("reads", reads.fresh),
+        ("stale reads said to be the bucket's", reads.stale_degraded),
+        ("reads without a quorum", reads.unanswered),
+        ("answers with fallbacks", written),
+        ("bucket operations", trace.bucket_operations()),
+    ];
+    let counts = counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+    let violations = std::mem::take(&mut *shared.violations.lock());
+    let report = Report { scene: Scene::Returns, seed, simulated, counts, faults, violations };
+    Outcome { trace: trace.bytes(), report }
 }
 
 /// A step of the script.
@@ -289,7 +288,9 @@ enum Step {
     TroubleEnds,
 }
 
-fn play(sim: &mut Sim<'_>, script: &Script, shared: &Shared) {
+/// Plays the script to its end; how often each kind of fault began.
+fn play(sim: &mut Sim<'_>, script: &Script, shared: &Shared) -> BTreeMap<String, u64> {
+    let mut faults = BTreeMap::new();
     let mut steps: Vec<(Duration, Step)> = Vec::new();
     for (at, node) in script.away.iter().enumerate() {
         steps.push((script.dies[at], Step::Dies(node)));
@@ -308,6 +309,15 @@ fn play(sim: &mut Sim<'_>, script: &Script, shared: &Shared) {
     loop {
         while let Some((_, step)) = steps.next_if(|(at, _)| *at <= sim.elapsed()) {
             shared.trace.line_at(sim.elapsed(), "script", &format!("{step:?}"));
+            let kind = match (step, script.trouble) {
+                (Step::Dies(_), _) => Some("Crashed".to_owned()),
+                (Step::TroubleBegins, trouble) if trouble != Trouble::None => Some(format!("{trouble:?}")),
+                _ => None,
+            };
+            if let Some(kind) = kind {
+                let kind = kind.split('(').next().unwrap_or_default().to_owned();
+                *faults.entry(kind).or_default() += 1;
+            }
             match (step, script.trouble) {
                 (Step::Dies(node), _) => sim.crash(node),
                 (Step::Returns(node), _) => {
@@ -329,8 +339,12 @@ fn play(sim: &mut Sim<'_>, script: &Script, shared: &Shared) {
         }
         match sim.step() {
             Ok(false) => {}
-            Ok(true) => return,
-            Err(error) => return shared.violations.lock().push(format!("the simulation broke off: {error}")),
+            Ok(true) => return faults,
+            Err(error) => {
+                let what = format!("the simulation broke off: {error}");
+                shared.violations.lock().push(Violation { check: Check::Broke, what });
+                return faults;
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::changing::{Scene, repairs};
 use crate::client::Client;
+use crate::report::Check;
 use crate::world::pass;
 
 /// How long it may take until nobody keeps anything for others: a home looks at the bucket twice a minute.
@@ -34,7 +35,7 @@ pub async fn look(scene: &Scene) {
     let mut reader = Client::new("reader", scene.shared.clone());
     let peers = scene.place.peers("reader");
     let amiss = until(SETTLED, || unsettled(scene, &peers)).await;
-    complain(scene, "not settled", amiss);
+    complain(scene, Check::Unsettled, "not settled", amiss);
     *scene.shared.settled.lock() = Some(now());
     if !repairs(scene.shared.seed) {
         // Nobody has mended yet what the change left.
@@ -42,10 +43,10 @@ pub async fn look(scene: &Scene) {
         begin_to_repair(scene, &peers).await;
     }
     let amiss = until(SETTLED, || unequal(scene, &peers)).await;
-    complain(scene, "homes of one partition hold different things", amiss);
+    complain(scene, Check::Unequal, "homes of one partition hold different things", amiss);
     read_all(scene, &mut reader, "&r=3").await;
     let amiss = until(LET_GO, || pins(scene)).await;
-    complain(scene, "pins are left", amiss);
+    complain(scene, Check::Objects, "pins are left", amiss);
 }
 
 async fn read_all(scene: &Scene, reader: &mut Client, query: &str) {
@@ -54,7 +55,7 @@ async fn read_all(scene: &Scene, reader: &mut Client, query: &str) {
         let give_up = now() + READABLE;
         while reader.try_read(&key, query).await.is_none() {
             if now() > give_up {
-                complain(scene, "can't be read", vec![format!("{key}{query}")]);
+                complain(scene, Check::Answer, "can't be read", vec![format!("{key}{query}")]);
                 break;
             }
             pass(Duration::from_millis(200)).await;
@@ -69,18 +70,23 @@ async fn begin_to_repair(scene: &Scene, peers: &Peers) {
         let begin = Request::Repair(Repair::Begin { partition: None });
         let reply = call(peers, &member.address, ring.version, begin).await;
         if reply != Some(Reply::Hello) {
-            complain(scene, "does not begin to compare", vec![format!("{}: {reply:?}", member.id)]);
+            complain(
+                scene,
+                Check::Answer,
+                "does not begin to compare",
+                vec![format!("{}: {reply:?}", member.id)],
+            );
         }
     }
 }
 
-fn complain(scene: &Scene, what: &str, amiss: Vec<String>) {
+fn complain(scene: &Scene, check: Check, what: &str, amiss: Vec<String>) {
     if !amiss.is_empty() {
         let many = amiss.len();
         let few: Vec<String> = amiss.into_iter().take(6).collect();
         let what = format!("{:.3} s: {what} ({many}): {few:?}", now().as_secs_f64());
         scene.shared.trace.line("reader", &format!("VIOLATION {what}"));
-        scene.shared.checker.lock().violate(what);
+        scene.shared.checker.lock().violate(check, what);
     }
 }
 

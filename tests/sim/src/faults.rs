@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cartwheel_cluster::seams::Random;
 
+use crate::options::Options;
 use crate::world::SeededRandom;
 
 /// The storage nodes. All but the last found the cluster.
@@ -66,6 +67,14 @@ pub enum Fault {
     BucketGone,
 }
 
+impl Fault {
+    /// What it is called when faults are counted.
+    pub fn kind(self) -> String {
+        let said = format!("{self:?}");
+        said.split('(').next().unwrap_or_default().to_owned()
+    }
+}
+
 /// A fault begins or ends.
 #[derive(Debug, Clone, Copy)]
 pub struct Event {
@@ -118,8 +127,9 @@ impl Plan {
     }
 }
 
-/// The plan of a seed, by time.
-pub fn plan(seed: u64) -> Vec<Event> {
+/// The plan of a seed, by time, of those faults that are to happen.
+pub fn plan(options: &Options) -> Vec<Event> {
+    let seed = options.seed;
     let mut plan = Plan { random: SeededRandom::new(seed, "faults"), events: Vec::new() };
     for node in 0..NODES.len() {
         plan.trouble(node, FIRST_MS, true);
@@ -155,6 +165,9 @@ pub fn plan(seed: u64) -> Vec<Event> {
     }
     let gone = 18_000 + plan.random.below(3_000);
     plan.add(Fault::BucketGone, gone, gone + 1_000 + plan.random.below(3_000));
+    // Each begins and ends: two events, one number.
+    let mut number = 0..;
+    plan.events.retain(|_| options.has(number.next().unwrap_or(0) / 2));
     // Those of one moment in the order drawn.
     plan.events.sort_by_key(|event| event.at);
     plan.events

@@ -15,6 +15,7 @@ use crate::checker::{Checker, Must, Past, Shown, WriteId};
 use crate::cluster::{GATEWAYS, Presence};
 use crate::faults::{LATE, NODES, joins};
 use crate::http::{Answer, Http, NoAnswer};
+use crate::report::Check;
 use crate::trace::Trace;
 use crate::world::lock::Lock;
 use crate::world::{Bug, SeededRandom, pass};
@@ -47,6 +48,8 @@ pub struct Shared {
     pub calm: Lock<Duration>,
     /// See `calm`.
     pub stop: Lock<Duration>,
+    /// How many write.
+    pub writers: usize,
     /// What happens.
     pub trace: Arc<Trace>,
     /// What it means.
@@ -106,9 +109,10 @@ impl Client {
     }
 
     /// Something happened that may not.
-    pub fn violate(&self, what: &str) {
+    pub fn violate(&self, check: Check, what: &str) {
         self.shared.trace.line(&self.name, &format!("VIOLATION {what}"));
-        self.shared.checker.lock().violate(format!("{:.3} s {}: {what}", now().as_secs_f64(), self.name));
+        let what = format!("{:.3} s {}: {what}", now().as_secs_f64(), self.name);
+        self.shared.checker.lock().violate(check, what);
     }
 
     /// Sends a request to one of the gateways and waits for its answer; `None`, and a violation unless the gateway
@@ -137,9 +141,11 @@ impl Client {
                 return Some(answer);
             }
             Err(NoAnswer::Gone) => self.shared.trace.line(&self.name, &format!("{to} is gone")),
-            Err(NoAnswer::Late) => self.violate(&format!("{path}: no answer of {to} by the deadline")),
+            Err(NoAnswer::Late) => {
+                self.violate(Check::Answer, &format!("{path}: no answer of {to} by the deadline"));
+            }
             Err(NoAnswer::Broke(error)) => {
-                self.violate(&format!("{path}: the connection to {to} broke: {error}"));
+                self.violate(Check::Answer, &format!("{path}: the connection to {to} broke: {error}"));
             }
         }
         None
@@ -148,7 +154,7 @@ impl Client {
     /// What an answer says of its quorum, counted and looked at.
     fn look_at_quorum(&self, answer: &Answer, operation: &str, began: Duration) {
         if let Some(what) = answer.implausible(operation) {
-            self.violate(&format!("an answer makes no sense: {what}"));
+            self.violate(Check::Claim, &format!("an answer makes no sense: {what}"));
         }
         let fallbacks = answer.quorum("fallback").unwrap_or(0);
         {
@@ -158,7 +164,10 @@ impl Client {
         }
         if began > *self.shared.calm.lock() && (answer.is_degraded() || fallbacks > 0) {
             let headers = &answer.headers;
-            self.violate(&format!("somebody stands in for a home though nothing is amiss: {headers:?}"));
+            self.violate(
+                Check::Claim,
+                &format!("somebody stands in for a home though nothing is amiss: {headers:?}"),
+            );
         }
     }
 
@@ -200,7 +209,7 @@ impl Client {
                 return None;
             }
             other => {
-                self.violate(&format!("GET {key} was answered {other}"));
+                self.violate(Check::Answer, &format!("GET {key} was answered {other}"));
                 return None;
             }
         };
@@ -283,7 +292,10 @@ impl Client {
                 Written::Acknowledged { clock: answer.header("vector-clock").to_owned(), tag: tag.to_owned() }
             }
             StatusCode::PRECONDITION_FAILED if !conditional => {
-                self.violate(&format!("a write of {key} without a precondition was answered 412"));
+                self.violate(
+                    Check::Answer,
+                    &format!("a write of {key} without a precondition was answered 412"),
+                );
                 Written::Unknown
             }
             StatusCode::PRECONDITION_FAILED
@@ -294,13 +306,16 @@ impl Client {
                     Some("no") => Written::Refused,
                     Some("unknown") => Written::Unknown,
                     other => {
-                        self.violate(&format!("a write of {key} failed with applied = {other:?}"));
+                        self.violate(
+                            Check::Answer,
+                            &format!("a write of {key} failed with applied = {other:?}"),
+                        );
                         Written::Unknown
                     }
                 }
             }
             other => {
-                self.violate(&format!("a write of {key} was answered {other}"));
+                self.violate(Check::Answer, &format!("a write of {key} was answered {other}"));
                 Written::Unknown
             }
         }
@@ -357,7 +372,8 @@ impl Client {
         let give_up = now() + PATIENCE;
         while !self.members().await.iter().any(|m| m["id"] == LATE && m["state"] == "active") {
             if now() > give_up {
-                return self.violate(&format!("{LATE} has not joined though all faults have ended"));
+                return self
+                    .violate(Check::Ring, &format!("{LATE} has not joined though all faults have ended"));
             }
             pass(Duration::from_millis(500)).await;
         }
@@ -397,7 +413,10 @@ impl Client {
                 return;
             }
             if now() > began + SETTLED {
-                return self.violate(&format!("not settled long after all faults have ended: {amiss:?}"));
+                return self.violate(
+                    Check::Unsettled,
+                    &format!("not settled long after all faults have ended: {amiss:?}"),
+                );
             }
             pass(Duration::from_millis(500)).await;
         }
@@ -405,7 +424,7 @@ impl Client {
 
     /// Once all writers have stopped, looks whether the cluster settles, and reads every key from all its homes.
     pub async fn look_at_the_end(mut self) {
-        while *self.shared.stopped.lock() < WRITERS {
+        while *self.shared.stopped.lock() < self.shared.writers {
             pass(Duration::from_millis(100)).await;
         }
         assert!(now() > *self.shared.calm.lock(), "the writers stopped before the faults did");
@@ -418,7 +437,10 @@ impl Client {
         for key in keys {
             while self.try_read(&key, "&r=3").await.is_none() {
                 if now() > give_up {
-                    self.violate(&format!("{key} can't be read from all homes though all faults have ended"));
+                    self.violate(
+                        Check::Answer,
+                        &format!("{key} can't be read from all homes though all faults have ended"),
+                    );
                     break;
                 }
                 pass(Duration::from_millis(200)).await;
