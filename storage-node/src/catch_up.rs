@@ -26,6 +26,7 @@ use cartwheel_bucket::{BucketError, SharedBucket, list_all};
 use cartwheel_cluster::gossip::GossipHandle;
 use cartwheel_cluster::membership::{Follower, View};
 use cartwheel_core::merkle::Span;
+use cartwheel_core::mutation::{Rule, removed};
 use cartwheel_core::names::NodeId;
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::ring::Member;
@@ -240,7 +241,7 @@ impl CatchUp {
         }
         let mut taken = Taken { holders: told.into_values().collect(), ..Taken::default() };
         let view = self.follower.view()?;
-        for holder in taken.holders.iter().filter(|holder| holder.keys > 0) {
+        for holder in taken.holders.iter().filter(|holder| holder.keys > 0 && !removed(Rule::PullHints)) {
             match self.take_from(holder, view.version()).await {
                 Ok(last) => taken.last = last.or(taken.last.take()),
                 Err(error) => {
@@ -280,7 +281,7 @@ impl CatchUp {
             let (more, alive, missing) = self.tell_all(&told).await;
             told.extend(more);
             let missing: Vec<NodeId> = missing.into_iter().filter(|node| alive.contains(node)).collect();
-            if missing.is_empty() {
+            if missing.is_empty() || removed(Rule::TellAll) {
                 return Some(told);
             }
             if self.stand.asked() != asked {
@@ -366,7 +367,10 @@ impl CatchUp {
         let prefix = hint_prefix(&self.me.node);
         let listing = list_all(&*self.bucket, &prefix);
         let listed = if brief { in_brief(listing).await? } else { listing.await };
-        let objects = listed.map_err(|e| e.to_string())?;
+        let mut objects = listed.map_err(|e| e.to_string())?;
+        if removed(Rule::PullHintObjects) {
+            objects.clear();
+        }
         for object in objects {
             if taken.objects.contains(&object.key) {
                 continue;
@@ -519,7 +523,8 @@ impl CatchUp {
     /// fails, or because a new round comes first, is taken once more.
     async fn let_go(&self, asked: u64, taken: Taken) {
         let letting_go = async {
-            if let Some(last) = &taken.last {
+            let waits = !removed(Rule::DeleteHintsLater);
+            if let Some(last) = taken.last.as_ref().filter(|_| waits) {
                 // All that came in before it is in the same memtable or an earlier one.
                 while let Err(error) = self.copier.keep(last, Durability::Bucket).await {
                     tracing::warn!(%error, "the hints taken are not in the bucket yet");
@@ -527,7 +532,7 @@ impl CatchUp {
                 }
             }
             // What an earlier round took of them may not be there yet either.
-            while !taken.objects.is_empty() && !self.copier.engine.flushed().await {
+            while waits && !taken.objects.is_empty() && !self.copier.engine.flushed().await {
                 tokio::time::sleep(PAUSE).await;
             }
             if !taken.objects.is_empty() && self.is_replaced().await {

@@ -32,6 +32,7 @@ use cartwheel_core::compaction::{Amount, GROUPS};
 use cartwheel_core::container::Container;
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::manifest::SegmentEntry;
+use cartwheel_core::mutation::{Rule, removed};
 use cartwheel_core::names::{Key, Namespace, NodeId};
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::{Brief, Record, Version, request_tag};
@@ -353,11 +354,11 @@ impl Engine {
         let tag = request_tag(request.version.request);
         let same = known.siblings().iter().find(|s| s.version.request == tag);
         let remembered = tables.requests.get(&(request.hash, request.version.request));
-        if let Some(dot) = same.map(|s| &s.dot).or(remembered) {
+        if let Some(dot) = same.map(|s| &s.dot).or(remembered).filter(|_| !removed(Rule::KnowRequests)) {
             return Ok(Mint::Repeated(dot.clone()));
         }
         check_precondition(&request.precondition, &known, request.version.written_ms)?;
-        let context = &request.version.context;
+        let context = if removed(Rule::ReplaceSeenOnly) { known.seen() } else { &request.version.context };
         if is_overfull(&known, request) {
             return Err(Refusal::TooManySiblings(known.into_parts().0));
         }
@@ -436,17 +437,17 @@ impl Engine {
             }
         };
         match durability {
-            Durability::Memory => {
-                log(None);
-                done(Durability::Memory);
-            }
-            Durability::Disk => {
+            Durability::Disk if !removed(Rule::DiskBeforeAnswer) => {
                 log(Some(Box::new(move |result| done(reached_by_log(result.is_ok())))));
             }
-            Durability::Bucket => {
+            Durability::Bucket if !removed(Rule::BucketBeforeAnswer) => {
                 log(None);
                 let number = tables.active.log_number;
                 self.waiting.lock().push((number, done));
+            }
+            claimed => {
+                log(None);
+                done(claimed);
             }
         }
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use cartwheel_bucket::{Bucket, BucketError, Created, Listed, list_all};
 use cartwheel_cluster::seams::Seams;
+use cartwheel_core::mutation::{Rule, removed};
 use cartwheel_core::names::NodeId;
 
 use crate::disk::Disk;
@@ -149,9 +150,12 @@ impl Incarnation {
                 return Ok(Leased { me, last, resumed: true, newest });
             }
         }
-        let epoch = fresh.lease_next(bucket, seams, newest).await?;
+        let epoch = match &last {
+            Some(last) if removed(Rule::NewEpoch) => last.epoch,
+            _ => fresh.lease_next(bucket, seams, newest).await?,
+        };
         let me = Self { epoch, ..fresh };
-        let newest = me.lease_next(bucket, seams, epoch).await?;
+        let newest = me.lease_next(bucket, seams, epoch.max(newest)).await?;
         Ok(Leased { me, last, resumed: false, newest })
     }
 

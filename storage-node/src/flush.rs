@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use cartwheel_bucket::SharedBucket;
 use cartwheel_core::manifest::SegmentEntry;
+use cartwheel_core::mutation::{Rule, removed};
 use cartwheel_core::record::{Brief, Record};
 use cartwheel_core::segment::{BuiltSegment, SegmentBuilder};
 
@@ -85,6 +86,9 @@ impl Flusher {
     /// does not answer (the log still has it all).
     pub(crate) async fn flush(&mut self, table: &Arc<Memtable>, shutdown: &watch::Receiver<bool>) -> bool {
         let Some(built) = build(table) else { return true };
+        if removed(Rule::KeepLog) {
+            self.forget_logs(table.log_number).await;
+        }
         self.flushed += 1;
         let object = format!("{}{:010}.seg", self.me.segment_prefix(), self.flushed);
         let mut pause = FIRST_PAUSE;

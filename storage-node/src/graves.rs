@@ -10,6 +10,7 @@ use std::sync::Arc;
 use cartwheel_bucket::SharedBucket;
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::manifest::SegmentEntry;
+use cartwheel_core::mutation::{Rule, removed};
 use cartwheel_core::record::Record;
 
 use crate::segments::{Segment, SegmentError, Segments};
@@ -36,7 +37,7 @@ impl Graves {
 
     /// May a key with this hash lie here? `false` is certain.
     pub(crate) fn may_hold(&self, hash: KeyHash) -> bool {
-        self.segments.all().iter().any(|grave| grave.may_hold(hash))
+        !removed(Rule::AskGraves) && self.segments.all().iter().any(|grave| grave.may_hold(hash))
     }
 
     /// The deletions of keys with this hash.

@@ -26,6 +26,7 @@ use cartwheel_core::clock::{Actor, Dot};
 use cartwheel_core::container::Container;
 use cartwheel_core::gossip::HintsHeld;
 use cartwheel_core::hash::KeyHash;
+use cartwheel_core::mutation::{Rule, removed};
 use cartwheel_core::names::NodeId;
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::{Brief, Record, Version};
@@ -361,7 +362,9 @@ impl Hints {
         state.bytes += bytes.len() as u64;
         state.unstored += bytes.len() as u64;
         let target = state.targets.entry(home.clone()).or_default();
-        put(target, RecordKey::new(hash, &record.namespace, &record.key), record, number);
+        if !removed(Rule::LeaveHints) {
+            put(target, RecordKey::new(hash, &record.namespace, &record.key), record, number);
+        }
         let entry = self.log.as_ref().map(|log| (log, log_entry(home, &bytes)));
         match (durability, entry) {
             (Durability::Disk, Some((log, entry))) => {
@@ -455,6 +458,9 @@ impl Hints {
         target.returns += 1;
         let generation = self.first_generation + target.generation;
         let handover = Handover { generation, keys: target.keys(), urgent };
+        if removed(Rule::KeepHints) {
+            target.tables.clear();
+        }
         target.given = Some((target.generation, Instant::now()));
         target.generation += 1;
         handover

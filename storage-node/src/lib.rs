@@ -62,6 +62,7 @@ use cartwheel_cluster::secret::ClusterSecret;
 use cartwheel_core::clock::Actor;
 use cartwheel_core::gossip::Word;
 use cartwheel_core::manifest::Manifest;
+use cartwheel_core::mutation::{Rule, removed};
 use cartwheel_core::names::NodeId;
 use cartwheel_core::ring::{Member, MemberState};
 use cartwheel_segments as segments;
@@ -558,8 +559,10 @@ async fn recover(
     found_segments: recovery::FoundSegments,
 ) -> Result<Recovered, StartError> {
     let found = match &disk {
-        Some(disk) => recovery::read_logs(disk).await.map_err(StartError::Disk)?,
-        None => recovery::FoundLogs::default(),
+        Some(disk) if !removed(Rule::ReplayLog) => {
+            recovery::read_logs(disk).await.map_err(StartError::Disk)?
+        }
+        _ => recovery::FoundLogs::default(),
     };
     // What is replayed belongs to the newest old file; new writes go to one of their own.
     let log_number = found.newest + 1;

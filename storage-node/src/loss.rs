@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use cartwheel_bucket::{BucketError, SharedBucket, list_all};
+use cartwheel_core::mutation::{Rule, removed};
 use cartwheel_core::names::NodeId;
 
 use crate::disk::Disk;
@@ -76,8 +77,8 @@ pub(crate) async fn assess(
     bucket: &SharedBucket,
 ) -> Result<Loss, LossError> {
     let loss = match last {
-        None => Loss::None,
-        Some(last) => lost_since(me, last, resumed, disk, bucket).await?,
+        Some(last) if !removed(Rule::AskBackLostDisk) => lost_since(me, last, resumed, disk, bucket).await?,
+        _ => Loss::None,
     };
     // Only now: a start that fails before is tried again.
     if let Some(disk) = disk {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use cartwheel_bucket::{Bucket, BucketError, Created};
 use cartwheel_cluster::seams::Seams;
 use cartwheel_core::manifest::{Dropped, Manifest, SegmentEntry};
+use cartwheel_core::mutation::{Rule, removed};
 use cartwheel_core::names::NodeId;
 use cartwheel_segments::manifests::ManifestReadError;
 
@@ -115,7 +116,9 @@ pub async fn commit(
         }
         match newest(bucket, &me.node).await? {
             // An earlier try, whose answer was lost.
-            Some(newest) if is_mine(&newest, me) => manifest.version = newest.version + 1,
+            Some(newest) if is_mine(&newest, me) || removed(Rule::Fence) => {
+                manifest.version = newest.version + 1;
+            }
             Some(newest) => return Err(taken_over(me, newest.epoch)),
             // Whoever had the name has deleted it since.
             None => {}

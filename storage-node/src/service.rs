@@ -23,6 +23,7 @@ use cartwheel_cluster::peer::Peers;
 use cartwheel_cluster::seams::Seams;
 use cartwheel_core::clock::Dot;
 use cartwheel_core::hash::KeyHash;
+use cartwheel_core::mutation::{Rule, removed};
 use cartwheel_core::names::{Key, Namespace, NodeId};
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::{Record, Value};
@@ -178,7 +179,7 @@ impl Inner {
         write: impl FnOnce() -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let ranges = self.ranges.read();
-        if ring_version < ranges.version {
+        if ring_version < ranges.version && !removed(Rule::RefuseStaleRing) {
             return Err(Refusal::StaleRing);
         }
         if !takes(ranges.range(hash)) {
@@ -191,7 +192,7 @@ impl Inner {
         if Instant::now() >= deadline {
             return reply.refuse(Refusal::Late);
         }
-        let stale = call.ring_version < reply.version;
+        let stale = call.ring_version < reply.version && !removed(Rule::RefuseStaleRing);
         if stale && is_about_keys(&call.request) && !matches!(call.request, Request::Confirm { .. }) {
             return reply.refuse(Refusal::StaleRing);
         }

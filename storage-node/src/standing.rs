@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use cartwheel_core::mutation::{Rule, removed};
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::standing::Standing;
 use cartwheel_core::wire::Reply;
@@ -42,6 +43,7 @@ pub(crate) struct Stand {
 impl Stand {
     /// The standing of a process that starts: it was away.
     pub(crate) fn new(strict: bool) -> Arc<Self> {
+        let strict = strict && !removed(Rule::CountingOnly);
         let level = if strict { Standing::Returning } else { Standing::Counting };
         Arc::new(Self {
             level: AtomicU8::new(level as u8),
@@ -58,7 +60,7 @@ impl Stand {
 
     /// What it counts for, as of `now`; one that did not run for a while finds that out here.
     pub(crate) fn at(&self, now: Instant) -> Standing {
-        if now.saturating_duration_since(*self.beat.lock()) > PAUSE {
+        if now.saturating_duration_since(*self.beat.lock()) > PAUSE && !removed(Rule::NoticePauses) {
             self.note_running(now);
         }
         self.level()

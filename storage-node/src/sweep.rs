@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use cartwheel_bucket::{BucketError, Listed, SharedBucket, list_all};
 use cartwheel_core::manifest::{Dropped, flush_of_object};
+use cartwheel_core::mutation::{Rule, removed};
 
 use crate::engine::Engine;
 use crate::epoch::Incarnation;
@@ -87,7 +88,7 @@ impl Sweeper {
         // After the manifest that dropped them: whoever pins later finds them in no manifest.
         let pinned = pins::pinned(&*self.bucket, &self.me.node).await?;
         let mut deleted = Vec::new();
-        for object in due.into_iter().filter(|object| !pinned.contains(object)) {
+        for object in due.into_iter().filter(|object| !pinned.contains(object) || removed(Rule::HeedPins)) {
             match self.bucket.delete(&object).await {
                 Ok(()) => deleted.push(object),
                 Err(error) => {
@@ -106,7 +107,8 @@ impl Sweeper {
         let grace = u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX);
         let dropped = self.ledger.dropped();
         let is_due = |dropped: &Dropped| {
-            dropped.since_ms.is_some_and(|since| since.saturating_add(grace) <= now.ms)
+            (dropped.since_ms.is_some_and(|since| since.saturating_add(grace) <= now.ms)
+                || removed(Rule::LookAgain))
                 && self.ledger.is_own(&dropped.object)
                 && !self.ledger.names(&dropped.object)
         };

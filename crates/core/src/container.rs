@@ -11,6 +11,7 @@
 //! [`sync`]: Container::sync
 
 use crate::clock::{Actor, Clock, Dot};
+use crate::mutation::{Rule, removed};
 
 /// A version that nothing has replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +76,8 @@ impl<T> Container<T> {
     /// too: an authentic one may hold a dot of ours that a damaged log no longer shows.
     #[must_use]
     pub fn next_dot(&self, actor: &Actor, context: &Clock) -> Dot {
-        let n = self.seen.max(actor).max(context.max(actor)) + 1;
+        let shown = if removed(Rule::CountContext) { 0 } else { context.max(actor) };
+        let n = self.seen.max(actor).max(shown) + 1;
         Dot { actor: actor.clone(), n }
     }
 
@@ -86,7 +88,8 @@ impl<T> Container<T> {
             return;
         }
         let has = |list: &[Sibling<T>], dot: &Dot| list.binary_search_by(|s| s.dot.cmp(dot)).is_ok();
-        self.siblings.retain(|s| has(&other.siblings, &s.dot) || !other.seen.contains(&s.dot));
+        let unheard = |dot: &Dot| !other.seen.contains(dot) && !removed(Rule::SyncKeepsUnheard);
+        self.siblings.retain(|s| has(&other.siblings, &s.dot) || unheard(&s.dot));
         for theirs in other.siblings {
             if !self.seen.contains(&theirs.dot) {
                 let at = self.siblings.partition_point(|s| s.dot < theirs.dot);

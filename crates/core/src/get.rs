@@ -7,6 +7,7 @@
 
 use crate::clock::Clock;
 use crate::container::Container;
+use crate::mutation::{Rule, removed};
 use crate::quorum::{Fallbacks, Node, Tally, place_of};
 
 /// What happened.
@@ -237,7 +238,8 @@ impl<T: Clone> GetMachine<T> {
 
     /// R answered, and a home among them.
     fn has_quorum(&self) -> bool {
-        self.tally.answered() >= self.r && self.tally.home > 0
+        let needed = if removed(Rule::AskR) { self.r - 1 } else { self.r };
+        self.tally.answered() >= needed && (self.tally.home > 0 || removed(Rule::HomeInQuorum))
     }
 
     fn settle(&mut self, late: bool, actions: &mut Vec<GetAction>) {

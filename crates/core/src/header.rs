@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::clock::{Actor, Clock};
+use crate::mutation::{Rule, removed};
 use crate::names::{Key, Namespace};
 
 /// Longest `Vector-Clock` header taken, in bytes.
@@ -116,7 +117,11 @@ impl ClockKey {
             whole[..MAC_BYTES].copy_from_slice(&half);
             blake3::Hash::from_bytes(whole)
         };
-        if widen(mac) == widen(expected) { Ok(clock) } else { Err(ClockHeaderError::Forged) }
+        if widen(mac) == widen(expected) || removed(Rule::VerifyClock) {
+            Ok(clock)
+        } else {
+            Err(ClockHeaderError::Forged)
+        }
     }
 }
 

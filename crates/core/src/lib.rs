@@ -17,6 +17,7 @@ pub mod hash;
 pub mod header;
 pub mod manifest;
 pub mod merkle;
+pub mod mutation;
 pub mod names;
 pub mod namespace;
 pub mod put;

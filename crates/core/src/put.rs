@@ -8,6 +8,7 @@
 //! ring change is pending, W of the homes of *both* rings must hold the write, so that neither ring's reads can
 //! miss it.
 
+use crate::mutation::{Rule, removed};
 use crate::quorum::{Applied, Durability, Failure, Fallbacks, Node, Tally, place_of};
 
 /// How often a mint of unknown fate is sent to one node.
@@ -275,7 +276,7 @@ impl PutMachine {
         };
         if failure == Failure::Unknown {
             self.maybe_applied = true;
-            if self.mint_tries < MINT_TRIES_PER_NODE && !self.answered {
+            if self.mint_tries < MINT_TRIES_PER_NODE && !self.answered && !removed(Rule::RetryMintThere) {
                 self.mint_tries += 1;
                 actions.push(PutAction::Mint { node: minter, hint_for, insist });
                 return;
@@ -311,7 +312,7 @@ impl PutMachine {
         catching_up: bool,
         actions: &mut Vec<PutAction>,
     ) {
-        if reached >= self.durability && !catching_up {
+        if (reached >= self.durability && !catching_up) || removed(Rule::ConfirmMint) {
             self.count(slot, reached);
         } else {
             self.waiting.push(slot);
@@ -339,7 +340,7 @@ impl PutMachine {
 
     fn count(&mut self, (node, hint_for): Slot, reached: Durability) {
         let home = hint_for.unwrap_or(node);
-        if reached < self.durability || self.counted.contains(&home) {
+        if (reached < self.durability && !removed(Rule::CountAsAsked)) || self.counted.contains(&home) {
             return;
         }
         self.counted.push(home);
@@ -388,8 +389,9 @@ impl PutMachine {
             return;
         }
         let next = self.counted.iter().filter(|home| self.next_homes.contains(home)).count();
-        let next_hold_it = self.next_homes.is_empty() || next >= self.w;
-        if self.tally.answered() >= self.w && next_hold_it {
+        let next_hold_it = self.next_homes.is_empty() || next >= self.w || removed(Rule::WriteBothRings);
+        let needed = if removed(Rule::AnswerAtW) { self.w - 1 } else { self.w };
+        if self.tally.answered() >= needed && next_hold_it {
             self.answered = true;
             let outcome = PutOutcome::Done { tally: self.tally, reached: self.reached };
             actions.push(PutAction::Answer(outcome));

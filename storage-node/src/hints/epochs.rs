@@ -1,5 +1,7 @@
 //! The epoch under which a node mints for homes that it stands in for, and when that changes.
 
+use cartwheel_core::mutation::{Rule, removed};
+
 use super::Hints;
 use crate::epoch::LeaseError;
 
@@ -9,7 +11,7 @@ impl Hints {
     pub(super) async fn renew_epoch(&self) -> Result<(), LeaseError> {
         let minted = {
             let state = self.state.lock();
-            state.minted.then_some(state.actor.epoch)
+            (state.minted && !removed(Rule::EpochOfHints)).then_some(state.actor.epoch)
         };
         let Some(known) = minted else { return Ok(()) };
         let epoch = self.incarnation.lease_for_hints(&*self.bucket, &self.seams, known).await?;
