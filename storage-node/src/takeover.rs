@@ -34,6 +34,8 @@ use crate::repair::{RepairDesk, TakeoverFigures};
 use crate::segments::hints::{hint_prefix, parse_hint_object};
 use crate::segments::records_of;
 
+/// How many objects with hints are given away before those that got them are asked to put them into the bucket.
+const GIVEN_AT_ONCE: usize = 64;
 /// Partitions that are compared with one home at once.
 const AT_ONCE: usize = 16;
 
@@ -281,21 +283,34 @@ impl Takeover {
         Ok(records.inspect_err(|error| tracing::error!(%error, object, "these hints are damaged")).ok())
     }
 
-    /// Gives what an object with hints holds to those that hold its keys now, until they have it in the bucket. `false`
-    /// if it can't be read: it is left for people.
-    async fn give_object(&self, view: &View, object: &str) -> Result<bool, String> {
-        let Some(records) = self.hints_in(object).await? else { return Ok(false) };
-        let mut given = BTreeSet::new();
-        for record in &records {
-            for target in homes_to_come(view, record, self.copier.hash_seed)? {
-                self.give_to(view, &target, record).await?;
-                given.insert(target);
+    /// Gives what objects with hints hold to those that hold its keys now, and deletes them once these have it in the
+    /// bucket. One that is damaged is left for people; one that can't be read now, for the next time.
+    async fn give_objects(&self, view: &View, objects: &[String]) -> Result<(), String> {
+        let (mut outcome, mut read, mut given) = (Ok(()), Vec::new(), BTreeSet::new());
+        for object in objects {
+            let records = match self.hints_in(object).await {
+                Ok(Some(records)) => records,
+                Ok(None) => continue,
+                Err(why) => {
+                    outcome = Err(why);
+                    continue;
+                }
+            };
+            for record in &records {
+                for target in homes_to_come(view, record, self.copier.hash_seed)? {
+                    self.give_to(view, &target, record).await?;
+                    given.insert(target);
+                }
             }
+            read.push(object);
         }
         for target in given {
             self.settle(view, &target).await?;
         }
-        Ok(true)
+        for object in read {
+            self.bucket.delete(object).await.map_err(|e| e.to_string())?;
+        }
+        outcome
     }
 
     async fn settle(&self, view: &View, target: &NodeId) -> Result<(), String> {
@@ -344,21 +359,19 @@ impl Takeover {
         {
             return Err("there is a newer ring".to_owned());
         }
-        for object in objects {
-            let Some(name) = parse_hint_object(&object.key) else { continue };
-            // Those of another member are its own to give away; those of a gateway, or of a holder that is gone too,
-            // are nobody's.
-            let is_theirs = name.holder != self.me && view.document.member(&name.holder).is_some();
-            if view.document.member(&name.home).is_some() || is_theirs {
-                continue;
-            }
-            // What was put, or left memory, after the homes to come had looked is in no other place.
-            let deleted = match self.give_object(view, &object.key).await {
-                Ok(true) => self.bucket.delete(&object.key).await.map_err(|e| e.to_string()),
-                Ok(false) => continue,
-                Err(why) => Err(why),
-            };
-            if let Err(why) = deleted {
+        // Those of another member are its own to give away; those of a gateway, or of a holder that is gone too, are
+        // nobody's.
+        let is_left = |object: &String| {
+            parse_hint_object(object).is_some_and(|name| {
+                let is_theirs = name.holder != self.me && view.document.member(&name.holder).is_some();
+                view.document.member(&name.home).is_none() && !is_theirs
+            })
+        };
+        let left: Vec<String> = objects.into_iter().map(|object| object.key).filter(is_left).collect();
+        // What was put, or left memory, after the homes to come had looked is in no other place. Many at a time: who is
+        // given something has to put it into the bucket before they go.
+        for some in left.chunks(GIVEN_AT_ONCE) {
+            if let Err(why) = self.give_objects(view, some).await {
                 outcome = Err(why);
             }
         }
