@@ -69,6 +69,9 @@ pub enum Command {
     /// Run the embedded S3 server alone
     #[command(hide = true)]
     S3Server(serve::s3_server::S3ServerArgs),
+    /// Pass requests on to an S3 server, and inject faults
+    #[command(hide = true)]
+    S3Proxy(chaos::s3::S3ProxyArgs),
 }
 
 /// Parses the process's arguments, runs the command and gives its exit status.
@@ -103,9 +106,11 @@ pub fn run(cli: Cli, output: &mut Output) -> Exit {
 
 fn format(command: &Command) -> Format {
     match command {
-        Command::Dev(_) | Command::StorageNode(_) | Command::Gateway(_) | Command::S3Server(_) => {
-            Format::Text
-        }
+        Command::Dev(_)
+        | Command::StorageNode(_)
+        | Command::Gateway(_)
+        | Command::S3Server(_)
+        | Command::S3Proxy(_) => Format::Text,
         Command::Get(args) => args.common.output,
         Command::Put(args) => args.common.output,
         Command::Delete(args) => args.common.output,
@@ -149,6 +154,7 @@ fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
         Command::Chaos(args) => chaos::main(&args, output),
         Command::Sim(args) => sim::main(&args, output),
         Command::S3Server(args) => serve::s3_server::main(args, output),
+        Command::S3Proxy(args) => chaos::s3::main(&args, output),
     }
 }
 

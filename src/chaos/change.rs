@@ -377,9 +377,9 @@ impl Changer<'_> {
                 Ok(began)
             }
             Change::Replace(node) => {
-                self.world.fault_begins("kills");
+                self.world.fault_begins("kills", false);
                 self.cluster.replace(node)?;
-                self.world.fault_ends();
+                self.world.fault_ends(false);
                 Ok(Instant::now())
             }
             Change::Leave(_) | Change::Weight(..) => {
@@ -388,7 +388,7 @@ impl Changer<'_> {
                 Ok(began)
             }
             Change::Forget(node) => {
-                self.world.fault_begins("kills");
+                self.world.fault_begins("kills", false);
                 self.cluster.remove(node);
                 self.apply(change, DEAD_WITHIN).await?;
                 Ok(Instant::now())

@@ -1,13 +1,12 @@
-//! A whole cluster of real processes on loopback: an S3 server, storage nodes, gateways.
+//! A whole cluster of real processes on this machine: an S3 server, storage nodes, gateways.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::net::TcpSocket;
 use tokio::time::Instant;
 
 use cartwheel_bucket::{BucketUrl, Meter, S3Bucket, S3Options};
@@ -17,17 +16,24 @@ use cartwheel_core::names::NodeId;
 use cartwheel_core::ring::{Member, MemberState};
 
 use super::dice::Dice;
+use super::network::{Network, Size, namespaces};
 use super::process::{Service, fell};
-use super::schedule::Target;
+use super::s3::{LOG_PREFIX, Plan};
+use super::schedule::{Fault, Link, Target};
 use crate::client::{Client, Failure, Gateway, Reply};
 use crate::serve::Outside;
 
-const BUCKET: &str = "s3://chaos";
 const ACCESS_KEY: &str = "chaos";
 const SECRET_KEY: &str = "chaos-secret";
 const REGION: &str = "us-east-1";
+/// The name of the proxy before object storage, and the files of its plan.
+const S3_PROXY: &str = "s3-proxy";
+const PLAN: &str = "s3-plan.json";
+const NEXT_PLAN: &str = "s3-plan.json.next";
 /// How long data may wait for the bucket: short, so that what a wiped disk held alone is soon elsewhere.
 const FLUSH_INTERVAL: &str = "2s";
+/// How nodes are told to hurry. What was dropped stays for longer than any fault lasts: readers may be that slow.
+const HURRY: &[&str] = &["--delete-after", "45s", "--reap-after", "20s", "--repair-every", "15s"];
 /// Caches of a node: the carts are small.
 const CACHE: &str = "32MiB";
 /// How long a cluster may take to serve.
@@ -41,36 +47,76 @@ const FOUNDING: u64 = u64::MAX - 1;
 /// And to plan or to apply a change of the ring.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A loopback port that stays ours: bound but not listening, so that a process can listen there, go away and
-/// come back.
-#[derive(Debug)]
-struct Port {
-    _reserved: TcpSocket,
-    address: SocketAddr,
-}
-
-impl Port {
-    fn reserve() -> io::Result<Self> {
-        let socket = TcpSocket::new_v4()?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-        let address = socket.local_addr()?;
-        Ok(Self { _reserved: socket, address })
-    }
-}
-
 /// The processes. All of them end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     directory: PathBuf,
-    bucket: Service,
+    network: Network,
+    store: Store,
+    /// The S3 server, if it is ours, and the proxy before it, if there is one.
+    bucket: Vec<Service>,
     nodes: Vec<Service>,
     gateways: Vec<Service>,
     urls: Vec<Gateway>,
     clients: Vec<Client>,
-    environment: Vec<(&'static str, String)>,
-    /// Held for as long as the processes may need their ports.
-    ports: Vec<Port>,
+}
+
+/// What a cluster is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct Parts {
+    pub(crate) seed: u64,
+    pub(crate) size: Size,
+    /// Is there a proxy of faults before object storage?
+    pub(crate) proxied: bool,
+    /// Somebody else's S3 server, instead of our own.
+    pub(crate) foreign: Option<String>,
+    /// Do nodes forget, delete and compare within seconds, so that a run of minutes sees much of it?
+    pub(crate) hurried: bool,
+}
+
+/// Where objects lie, and who may write them.
+#[derive(Debug, Clone)]
+struct Store {
+    bucket: String,
+    access_key: String,
+    secret_key: String,
+    region: String,
+}
+
+impl Store {
+    fn new(parts: &Parts) -> Self {
+        let own = parts.foreign.is_none();
+        let setting = |name: &str, default: &str| {
+            let given = if own { None } else { std::env::var(name).ok() };
+            given.unwrap_or_else(|| default.to_owned())
+        };
+        let bucket = format!("s3://chaos-{}-{}", parts.seed, std::process::id());
+        Self {
+            bucket: if own { "s3://chaos".to_owned() } else { bucket },
+            access_key: setting("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+            secret_key: setting("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+            region: setting("AWS_REGION", REGION),
+        }
+    }
+
+    /// The settings of a process that finds object storage here.
+    fn environment(&self, address: &str) -> Vec<(&'static str, String)> {
+        vec![
+            ("AWS_ENDPOINT_URL_S3", format!("http://{address}")),
+            ("AWS_ACCESS_KEY_ID", self.access_key.clone()),
+            ("AWS_SECRET_ACCESS_KEY", self.secret_key.clone()),
+            ("AWS_REGION", self.region.clone()),
+            ("PATH", namespaces::PATH.to_owned()),
+        ]
+    }
+
+    fn options(&self, address: &str) -> S3Options {
+        S3Options {
+            endpoint: Some(format!("http://{address}")),
+            credentials: Some((self.access_key.clone(), self.secret_key.clone())),
+            region: Some(self.region.clone()),
+        }
+    }
 }
 
 /// A process that ended by itself.
@@ -91,59 +137,122 @@ impl Cluster {
     ///
     /// # Errors
     /// What does not start within a minute.
-    pub(crate) async fn start(
-        directory: &Path,
-        seed: u64,
-        nodes: usize,
-        gateways: usize,
-    ) -> Result<Self, Failure> {
-        let ports: Vec<Port> = (0..=nodes + gateways)
-            .map(|_| Port::reserve())
-            .collect::<io::Result<_>>()
-            .map_err(|e| local(&e))?;
-        let address = |at: usize| ports[at].address.to_string();
-        let endpoint = format!("http://{}", address(0));
-        let environment = vec![
-            ("AWS_ENDPOINT_URL_S3", endpoint.clone()),
-            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
-            ("AWS_REGION", REGION.to_owned()),
-        ];
-        let service = |name: &str, arguments: &[&str]| {
-            let arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
-            Service::new(name, directory, arguments, environment.clone())
-        };
-        let path = |name: &str| directory.join(name).display().to_string();
-        let s3 = ["s3-server", "--listen", &address(0), "--data-dir", &path("s3"), "--no-sync"];
-        let node = |at: usize| {
-            let id = node_id(at);
-            let arguments = node_arguments(&id, &address(1 + at), &path(&id), "never");
-            Service::new(&id, directory, arguments, environment.clone())
-        };
-        let gateway = |at: usize| {
-            let listen = address(1 + nodes + at);
-            service(&format!("gateway-{}", at + 1), &["gateway", "--bucket", BUCKET, "--listen", &listen])
-        };
-        let url = |at: usize| format!("http://{}", address(1 + nodes + at)).parse().map_err(Failure::failed);
-        let urls: Vec<Gateway> = (0..gateways).map(url).collect::<Result<_, _>>()?;
-        let members: Vec<_> = (0..nodes).map(|at| (node_id(at), address(1 + at))).collect();
+    pub(crate) async fn start(directory: &Path, network: Network, parts: &Parts) -> Result<Self, Failure> {
+        let Size { nodes, gateways } = parts.size;
+        let url = |at| format!("http://{}", network.called(Target::Gateway(at))).parse();
+        let urls: Vec<Gateway> = (0..gateways).map(url).collect::<Result<_, _>>().map_err(Failure::failed)?;
+        let members: Vec<_> = (0..nodes).map(|at| (node_id(at), network.called(Target::Node(at)))).collect();
         let mut cluster = Self {
             directory: directory.to_owned(),
-            bucket: service("s3-server", &s3),
-            nodes: (0..nodes).map(node).collect(),
-            gateways: (0..gateways).map(gateway).collect(),
+            store: Store::new(parts),
+            bucket: Vec::new(),
+            nodes: Vec::new(),
+            gateways: Vec::new(),
             clients: urls.iter().map(|url| Client::new(url.clone(), STATUS_TIMEOUT)).collect(),
             urls,
-            environment: environment.clone(),
-            ports,
+            network,
         };
-        cluster.bucket.start().map_err(|e| local(&e))?;
-        found(&endpoint, seed, members).await?;
+        cluster.bucket = cluster.object_storage(parts);
+        let hurry = if parts.hurried { HURRY } else { &[] };
+        cluster.nodes = (0..nodes).map(|at| cluster.node(at, hurry)).collect();
+        cluster.gateways = (0..gateways).map(|at| cluster.gateway(at)).collect();
+        cluster.start_again(Target::Bucket)?;
+        found(&cluster.store, &cluster.network.bucket_of(Target::Clients), parts.seed, members).await?;
         for service in cluster.nodes.iter_mut().chain(&mut cluster.gateways) {
             service.start().map_err(|e| local(&e))?;
         }
         cluster.until_whole(PATIENCE).await?;
         Ok(cluster)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.join(name).display().to_string()
+    }
+
+    fn process(&self, name: &str, target: Target, arguments: Vec<String>) -> Service {
+        let environment = self.store.environment(&self.network.bucket_of(target));
+        Service::new(name, &self.directory, self.network.command(target), arguments, environment)
+    }
+
+    fn object_storage(&self, parts: &Parts) -> Vec<Service> {
+        let (outside, inside) = (self.network.listens(Target::Bucket), self.network.s3_server());
+        let service = |name: &str, arguments: &[&str]| {
+            self.process(name, Target::Bucket, arguments.iter().map(|a| (*a).to_owned()).collect())
+        };
+        let mut services = Vec::new();
+        if parts.foreign.is_none() {
+            let listen = if parts.proxied { &inside } else { &outside };
+            let arguments = ["s3-server", "--listen", listen, "--data-dir", &self.path("s3"), "--no-sync"];
+            services.push(service("s3-server", &arguments));
+        }
+        if parts.proxied {
+            let own = format!("http://{inside}");
+            let upstream = parts.foreign.as_deref().unwrap_or(&own);
+            let (plan, seed) = (self.path(PLAN), parts.seed.to_string());
+            let what = ["s3-proxy", "--listen", &outside, "--upstream", upstream];
+            services.push(service(S3_PROXY, &[&what[..], &["--plan", &plan, "--seed", &seed]].concat()));
+        }
+        services
+    }
+
+    fn node(&self, at: usize, hurry: &[&str]) -> Service {
+        let (id, target) = (node_id(at), Target::Node(at));
+        let mut arguments =
+            node_arguments(&self.store.bucket, &id, &self.network.listens(target), &self.path(&id), "never");
+        arguments.extend(["--advertise".to_owned(), self.network.called(target)]);
+        arguments.extend(hurry.iter().map(|argument| (*argument).to_owned()));
+        arguments.extend(self.network.insecure().then(|| "--insecure".to_owned()));
+        self.process(&id, target, arguments)
+    }
+
+    fn gateway(&self, at: usize) -> Service {
+        let listen = self.network.listens(Target::Gateway(at));
+        let arguments = ["gateway", "--bucket", &self.store.bucket, "--listen", &listen];
+        let mut arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
+        arguments.extend(self.network.insecure().then(|| "--insecure".to_owned()));
+        self.process(&format!("gateway-{}", at + 1), Target::Gateway(at), arguments)
+    }
+
+    /// What the network is, in words.
+    pub(crate) fn network_words(&self) -> String {
+        self.network.words()
+    }
+
+    /// The links that a fault takes here.
+    pub(crate) fn links(&self, fault: &Fault) -> BTreeSet<Link> {
+        if self.network.cuts_single_links() { fault.links.clone() } else { fault.coarse_links() }
+    }
+
+    /// From now on exactly these links carry nothing, the links of these are slow, and this is what goes wrong with
+    /// requests to object storage.
+    ///
+    /// # Errors
+    /// If the system does not let us.
+    pub(crate) fn disturb(
+        &mut self,
+        cuts: &BTreeSet<Link>,
+        slow: &BTreeSet<Target>,
+        plan: Plan,
+    ) -> Result<(), Failure> {
+        self.network.cut(cuts)?;
+        self.network.slow(slow)?;
+        let text = serde_json::to_vec(&plan).unwrap_or_default();
+        let (next, path) = (self.directory.join(NEXT_PLAN), self.directory.join(PLAN));
+        // The proxy reads the old plan or the new one, and never half of one.
+        std::fs::write(&next, text).and_then(|()| std::fs::rename(&next, &path)).map_err(|e| local(&e))
+    }
+
+    /// What the proxy before object storage did to requests, by kind.
+    pub(crate) fn s3_faults(&self) -> BTreeMap<String, u64> {
+        let proxy = self.bucket.iter().find(|service| service.name == S3_PROXY);
+        let mut counts = BTreeMap::new();
+        for line in proxy.map(Service::log).unwrap_or_default().lines() {
+            if let Some(word) = line.strip_prefix(LOG_PREFIX).and_then(|rest| rest.split_whitespace().next())
+            {
+                *counts.entry(word.to_owned()).or_default() += 1;
+            }
+        }
+        counts
     }
 
     /// A client of each gateway.
@@ -156,24 +265,33 @@ impl Cluster {
         &self.urls
     }
 
-    fn service(&mut self, target: Target) -> Option<&mut Service> {
+    /// The processes that a target stands for, in the order in which they are started.
+    fn services(&mut self, target: Target) -> &mut [Service] {
+        fn one(services: &mut [Service], at: usize) -> &mut [Service] {
+            services.get_mut(at..=at).unwrap_or_default()
+        }
         match target {
-            Target::Bucket => Some(&mut self.bucket),
-            Target::Node(at) => self.nodes.get_mut(at),
-            Target::Gateway(at) => self.gateways.get_mut(at),
+            Target::Bucket => &mut self.bucket,
+            Target::Node(at) => one(&mut self.nodes, at),
+            Target::Gateway(at) => one(&mut self.gateways, at),
+            Target::Clients => &mut [],
         }
     }
 
     /// The name of a process.
     pub(crate) fn name(&mut self, target: Target) -> String {
-        self.service(target).map(|service| service.name.clone()).unwrap_or_default()
+        match target {
+            Target::Bucket => "object storage".to_owned(),
+            Target::Clients => "the clients".to_owned(),
+            Target::Node(_) | Target::Gateway(_) => {
+                self.services(target).first().map(|service| service.name.clone()).unwrap_or_default()
+            }
+        }
     }
 
     /// SIGKILL.
     pub(crate) fn kill(&mut self, target: Target) {
-        if let Some(service) = self.service(target) {
-            service.kill();
-        }
+        self.services(target).iter_mut().for_each(Service::kill);
     }
 
     /// Starts a process again.
@@ -181,7 +299,7 @@ impl Cluster {
     /// # Errors
     /// If it can't be started.
     pub(crate) fn start_again(&mut self, target: Target) -> Result<(), Failure> {
-        self.service(target).map_or(Ok(()), Service::start).map_err(|e| local(&e))
+        self.services(target).iter_mut().try_for_each(Service::start).map_err(|e| local(&e))
     }
 
     /// SIGSTOP.
@@ -189,7 +307,7 @@ impl Cluster {
     /// # Errors
     /// If the signal can't be sent.
     pub(crate) fn pause(&mut self, target: Target) -> Result<(), Failure> {
-        self.service(target).map_or(Ok(()), Service::pause).map_err(|e| local(&e))
+        self.services(target).iter_mut().try_for_each(Service::pause).map_err(|e| local(&e))
     }
 
     /// SIGCONT.
@@ -197,7 +315,7 @@ impl Cluster {
     /// # Errors
     /// If the signal can't be sent.
     pub(crate) fn resume(&mut self, target: Target) -> Result<(), Failure> {
-        self.service(target).map_or(Ok(()), Service::resume).map_err(|e| local(&e))
+        self.services(target).iter_mut().try_for_each(Service::resume).map_err(|e| local(&e))
     }
 
     /// Deletes the data directory of a node that was killed.
@@ -247,23 +365,25 @@ impl Cluster {
     }
 
     fn start_elsewhere(&mut self, id: &str, data: &str, join: &str) -> Result<(), Failure> {
-        let port = Port::reserve().map_err(|e| local(&e))?;
-        let data = self.directory.join(data).display().to_string();
-        let arguments = node_arguments(id, &port.address.to_string(), &data, join);
-        let mut service = Service::new(id, &self.directory, arguments, self.environment.clone());
+        let listen = self.network.another()?;
+        let arguments = node_arguments(&self.store.bucket, id, &listen, &self.path(data), join);
+        let mut service = self.process(id, Target::Clients, arguments);
         service.start().map_err(|e| local(&e))?;
-        self.ports.push(port);
         self.nodes.push(service);
         Ok(())
     }
 
-    /// Lets everything go on that is stopped, and starts everything that is not running.
+    fn all(&mut self) -> impl Iterator<Item = &mut Service> {
+        self.bucket.iter_mut().chain(&mut self.nodes).chain(&mut self.gateways)
+    }
+
+    /// Mends every link, lets everything go on that is stopped, and starts everything that is not running.
     ///
     /// # Errors
     /// If that can't be done.
     pub(crate) fn heal(&mut self) -> Result<(), Failure> {
-        let services = std::iter::once(&mut self.bucket).chain(&mut self.nodes).chain(&mut self.gateways);
-        for service in services {
+        self.disturb(&BTreeSet::new(), &BTreeSet::new(), Plan::default())?;
+        for service in self.all() {
             let healed = match () {
                 () if service.paused() => service.resume(),
                 () if !service.runs() => service.start(),
@@ -280,8 +400,7 @@ impl Cluster {
     /// If one can't be started.
     pub(crate) fn supervise(&mut self) -> Result<Vec<Ended>, Failure> {
         let mut found = Vec::new();
-        let services = std::iter::once(&mut self.bucket).chain(&mut self.nodes).chain(&mut self.gateways);
-        for service in services {
+        for service in self.all() {
             let Some(status) = service.ended() else { continue };
             let note = format!("{} ended by itself, {status}: {}", service.name, service.last_words());
             found.push(Ended { note, fell: fell(status) });
@@ -292,7 +411,7 @@ impl Cluster {
 
     /// How many panics the logs tell of.
     pub(crate) fn panics(&self) -> usize {
-        let services = std::iter::once(&self.bucket).chain(&self.nodes).chain(&self.gateways);
+        let services = self.bucket.iter().chain(&self.nodes).chain(&self.gateways);
         services.map(Service::panics).sum()
     }
 
@@ -340,8 +459,8 @@ impl Cluster {
     }
 }
 
-fn node_arguments(id: &str, listen: &str, data: &str, join: &str) -> Vec<String> {
-    let place = ["storage-node", "--id", id, "--bucket", BUCKET, "--listen", listen, "--data-dir", data];
+fn node_arguments(bucket: &str, id: &str, listen: &str, data: &str, join: &str) -> Vec<String> {
+    let place = ["storage-node", "--id", id, "--bucket", bucket, "--listen", listen, "--data-dir", data];
     let how = ["--flush-interval", FLUSH_INTERVAL, "--cache", CACHE, "--join", join];
     place.iter().chain(&how).map(|argument| (*argument).to_owned()).collect()
 }
@@ -385,14 +504,15 @@ impl Random for Drawn {
 
 /// Waits for object storage, makes the bucket, and founds the cluster with all of its members, so that none has
 /// to join.
-async fn found(endpoint: &str, seed: u64, members: Vec<(String, String)>) -> Result<(), Failure> {
-    let options = S3Options {
-        endpoint: Some(endpoint.to_owned()),
-        credentials: Some((ACCESS_KEY.to_owned(), SECRET_KEY.to_owned())),
-        region: Some(REGION.to_owned()),
-    };
+async fn found(
+    store: &Store,
+    address: &str,
+    seed: u64,
+    members: Vec<(String, String)>,
+) -> Result<(), Failure> {
+    let options = store.options(address);
     let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("can't found the cluster: {error}"));
-    let url = BucketUrl::parse(BUCKET).map_err(|e| failed(&e))?;
+    let url = BucketUrl::parse(&store.bucket).map_err(|e| failed(&e))?;
     let bucket = S3Bucket::connect(&url, options.clone()).await.map_err(|e| failed(&e))?;
     let give_up = Instant::now() + PATIENCE;
     while let Err(error) = bucket.ensure_exists().await {
@@ -401,7 +521,7 @@ async fn found(endpoint: &str, seed: u64, members: Vec<(String, String)>) -> Res
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    let (outside, _) = Outside::connect(BUCKET, options, None, &Meter::new()).await?;
+    let (outside, _) = Outside::connect(&store.bucket, options, None, &Meter::new()).await?;
     let member = |(id, address): (String, String)| {
         let id = NodeId::new(&id).map_err(|e| failed(&e))?;
         let zone = "default".to_owned();

@@ -11,6 +11,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 pub(crate) struct Service {
     /// Its name in notes, and of its log.
     pub(crate) name: String,
+    /// What its command begins with, where it does not begin with this binary.
+    wrapper: Vec<String>,
     arguments: Vec<String>,
     environment: Vec<(&'static str, String)>,
     log: PathBuf,
@@ -23,11 +25,12 @@ impl Service {
     pub(crate) fn new(
         name: &str,
         directory: &Path,
+        wrapper: Vec<String>,
         arguments: Vec<String>,
         environment: Vec<(&'static str, String)>,
     ) -> Self {
         let log = directory.join(format!("{name}.log"));
-        Self { name: name.to_owned(), arguments, environment, log, child: None, paused: false }
+        Self { name: name.to_owned(), wrapper, arguments, environment, log, child: None, paused: false }
     }
 
     /// Where it was told to listen.
@@ -43,7 +46,15 @@ impl Service {
     pub(crate) fn start(&mut self) -> io::Result<()> {
         self.kill();
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let binary = std::env::current_exe()?;
+        let mut command = match self.wrapper.split_first() {
+            Some((program, rest)) => {
+                let mut command = Command::new(program);
+                command.args(rest).arg(binary);
+                command
+            }
+            None => Command::new(binary),
+        };
         command.args(&self.arguments).env_clear().envs(self.environment.iter().map(|(k, v)| (*k, v)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn()?);
@@ -103,17 +114,19 @@ impl Service {
         Some(status)
     }
 
+    /// All that it said.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
     /// The last line that it said.
     pub(crate) fn last_words(&self) -> String {
-        let log = std::fs::read(&self.log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&log);
-        text.lines().next_back().unwrap_or_default().to_owned()
+        self.log().lines().next_back().unwrap_or_default().to_owned()
     }
 
     /// How many panics its log tells of.
     pub(crate) fn panics(&self) -> usize {
-        let log = std::fs::read(&self.log).unwrap_or_default();
-        String::from_utf8_lossy(&log).matches("panicked at").count()
+        self.log().matches("panicked at").count()
     }
 }
 

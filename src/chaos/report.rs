@@ -1,5 +1,6 @@
 //! The verdict: one line, or one JSON object.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -18,7 +19,11 @@ pub(crate) struct Outcome {
     pub(crate) settled: Settled,
     /// Panics that the logs tell of.
     pub(crate) panics: usize,
-    /// Are stale reads a failure?
+    /// Requests to object storage that went wrong, by how.
+    pub(crate) s3_faults: BTreeMap<String, u64>,
+    /// What the network was.
+    pub(crate) network: String,
+    /// Are stale reads and refused writes a failure?
     pub(crate) strict: bool,
     /// What the changes of the ring came to, if there were any.
     pub(crate) changes: Option<Changes>,
@@ -30,8 +35,9 @@ impl Outcome {
         let counts = &state.counts;
         let kept = state.lost.is_empty() && state.resurrected.is_empty();
         let true_answers = counts.needless == 0 && counts.untrue == 0;
-        let whole = counts.fell == 0 && self.panics == 0;
-        let fresh = !self.strict || counts.stale + counts.stale_near_faults == 0;
+        let whole =
+            counts.fell == 0 && counts.ended == 0 && self.panics == 0 && self.settled.unrest.is_empty();
+        let fresh = !self.strict || counts.stale + counts.stale_near_faults + counts.refused == 0;
         let changed = self.changes.as_ref().is_none_or(|changes| changes.broken().is_empty());
         kept && true_answers && whole && fresh && changed && counts.acknowledged_writes > 0
     }
@@ -45,12 +51,17 @@ impl Outcome {
         let counts = &state.counts;
         let kinds: Vec<String> = counts.faults.iter().map(|(word, n)| format!("{n} {word}")).collect();
         let kinds = if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") };
-        let beyond: String =
-            [("untrue answers", counts.untrue), ("crashes", counts.fell), ("panics", self.panics as u64)]
-                .iter()
-                .filter(|(_, n)| *n > 0)
-                .map(|(word, n)| format!(", {n} {word}"))
-                .collect();
+        let beyond: String = [
+            ("untrue answers", counts.untrue),
+            ("crashes", counts.fell),
+            ("processes that ended by themselves", counts.ended.saturating_sub(counts.fell)),
+            ("panics", self.panics as u64),
+            ("things not at rest in the end", self.settled.unrest.len() as u64),
+        ]
+        .iter()
+        .filter(|(_, n)| *n > 0)
+        .map(|(word, n)| format!(", {n} {word}"))
+        .collect();
         format!(
             "chaos: seed {}, {} s: {} operations, {} acknowledged, {} faults ({kinds}), {} losses, {} stale reads \
              ({} near faults), {} needless siblings, {} resurrected{beyond}: {}",
@@ -74,23 +85,29 @@ impl Outcome {
         let failed: Vec<String> = counts.failed.iter().map(|(status, n)| format!("{n} x {status}")).collect();
         let failed = if failed.is_empty() { "none".to_owned() } else { failed.join(", ") };
         let twice: usize = state.carts.iter().map(Cart::minted_twice).sum();
+        let s3: Vec<String> = self.s3_faults.iter().map(|(word, n)| format!("{n} {word}")).collect();
+        let s3 = if s3.is_empty() { "none".to_owned() } else { s3.join(", ") };
+        let unrest: String =
+            self.settled.unrest.iter().map(|what| format!("not at rest: {what}\n")).collect();
         format!(
-            "reads {}, writes {} ({} acknowledged), attempts repeated {}\n\
-             failed: {failed}; {} of these more than 5 s after a fault began\n\
+            "{unrest}requests to object storage that went wrong: {s3}\n\
+             reads {}, writes {} ({} acknowledged), attempts repeated {}\n\
+             failed: {failed}; {} of these more than 5 s after a fault began; writes refused while every \
+             gateway reached the bucket {}\n\
              degraded answers {}, stale among them {}; writes minted twice {twice}, seen beside a later write {}\n\
-             longest time without an acknowledged write {:.1} s; settled {:.1} s after the load, {} hints left; {} carts; \
+             longest time without an acknowledged write {:.1} s; settled {:.1} s after the load; {} carts; \
              processes that ended by themselves {}\n",
             counts.reads,
             counts.writes,
             counts.acknowledged_writes,
             counts.retried,
             counts.failed_settled,
+            counts.refused,
             counts.degraded,
             counts.stale_degraded,
             counts.shown_again,
             counts.longest_gap.as_secs_f64(),
             self.settled.after.as_secs_f64(),
-            self.settled.hints,
             state.carts.len(),
             counts.ended,
         )
@@ -127,7 +144,10 @@ impl Outcome {
             "processes_ended": counts.ended,
             "longest_gap_seconds": counts.longest_gap.as_secs_f64(),
             "settled_seconds": self.settled.after.as_secs_f64(),
-            "hints_left": self.settled.hints,
+            "not_at_rest": self.settled.unrest,
+            "refused_writes": counts.refused,
+            "s3_faults": self.s3_faults,
+            "network": self.network,
             "carts": state.carts.len(),
             "changes": self.changes.as_ref().map(Changes::json),
         })
@@ -140,8 +160,10 @@ mod tests {
     use super::*;
 
     fn outcome(strict: bool) -> Outcome {
-        let settled = Settled { after: Duration::from_millis(2500), hints: 0 };
-        Outcome { seed: 7, duration: Duration::from_secs(60), settled, panics: 0, strict, changes: None }
+        let settled = Settled { after: Duration::from_millis(2500), unrest: Vec::new() };
+        let (s3_faults, network) = (BTreeMap::new(), "loopback".to_owned());
+        let duration = Duration::from_secs(60);
+        Outcome { seed: 7, duration, settled, panics: 0, s3_faults, network, strict, changes: None }
     }
 
     fn state() -> State {
@@ -169,12 +191,13 @@ mod tests {
     #[test]
     fn each_broken_promise_fails_the_run() {
         type Break = fn(&mut State);
-        let breaks: [Break; 6] = [
+        let breaks: [Break; 7] = [
             |state| state.lost = [(0, 0)].into(),
             |state| state.resurrected = [(0, Item { client: 0, n: 0 })].into(),
             |state| state.counts.needless = 1,
             |state| state.counts.untrue = 1,
             |state| state.counts.fell = 1,
+            |state| state.counts.ended = 1,
             |state| state.counts.acknowledged_writes = 0,
         ];
         for broken in breaks {
@@ -183,5 +206,13 @@ mod tests {
             assert!(!outcome(false).passed(&state), "{}", outcome(false).line(&state));
         }
         assert!(!Outcome { panics: 1, ..outcome(false) }.passed(&state()));
+        let settled = Settled { after: Duration::ZERO, unrest: vec!["hints are left".to_owned()] };
+        let restless = Outcome { settled, ..outcome(false) };
+        assert!(
+            !restless.passed(&state()) && restless.details(&state()).contains("not at rest: hints are left")
+        );
+        let mut refused = state();
+        (refused.counts.stale_near_faults, refused.counts.refused) = (0, 1);
+        assert!(outcome(false).passed(&refused) && !outcome(true).passed(&refused));
     }
 }

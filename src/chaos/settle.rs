@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt};
 use tokio::time::Instant;
 
+use super::calm::Rest;
 use super::check::{Findings, Owed};
 use super::cluster::Cluster;
 use super::faults::supervise;
@@ -17,20 +18,20 @@ use http::Method;
 
 /// How long all processes may take to be there again: as long as a start waits for the bucket, and some.
 const WHOLE_WITHIN: Duration = Duration::from_secs(90);
-/// How long what is missing may then take to arrive.
-const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+/// How long what is missing may then take to arrive, and hints to go, and homes to agree.
+const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 /// Between two rounds of reads.
 const ROUND_PAUSE: Duration = Duration::from_millis(500);
 /// Reads under way at once.
 const AT_ONCE: usize = 16;
 
 /// How the cluster settled.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settled {
     /// How long it took.
     pub(crate) after: Duration,
-    /// Hints that nobody had taken even then.
-    pub(crate) hints: u64,
+    /// What was not as it should be even then: hints, standings, differences between homes.
+    pub(crate) unrest: Vec<String>,
 }
 
 /// Heals the cluster, waits for it, reads every cart, and records what is wrong for good.
@@ -46,13 +47,14 @@ pub(crate) async fn settle(
     cluster.heal()?;
     cluster.until_whole(WHOLE_WITHIN).await?;
     let give_up = Instant::now() + SETTLED_WITHIN;
+    let mut rest = Rest::default();
     loop {
         supervise(cluster, world, output)?;
         let round = read_all(cluster.clients(), world).await;
         let clean = round.iter().all(|read| matches!(read, Read::Checked(_, found) if is_clean(found)));
-        let hints = cluster.whole().await.unwrap_or(u64::MAX);
-        if clean && hints == 0 || Instant::now() > give_up {
-            let settled = Settled { after: began.elapsed(), hints };
+        let unrest = rest.look(&cluster.admin()).await.unwrap_or_else(|failure| vec![failure.message]);
+        if clean && unrest.is_empty() || Instant::now() > give_up {
+            let settled = Settled { after: began.elapsed(), unrest };
             conclude(round, world)?;
             return Ok(settled);
         }

@@ -14,6 +14,7 @@ use tokio::time::MissedTickBehavior;
 use super::cart::{self, Answer, Item, WRITE_HEADER};
 use super::dice::Dice;
 use super::history::{Change, Fate, WriteId};
+use super::honest::{Asked, doubt};
 use super::world::{CartId, World};
 use crate::client::{Client, Gateway, Reply, key_path};
 
@@ -66,8 +67,9 @@ impl Shopper {
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = turns.tick() => {}
+                biased;
                 _ = stop.wait_for(|stop| *stop) => return,
+                _ = turns.tick() => {}
             }
             self.turn().await;
         }
@@ -106,6 +108,9 @@ impl Shopper {
             let gateway = &self.gateways[(first + attempt) % self.gateways.len()];
             let ticket = self.world.begin_read(cart);
             let sent = gateway.send(Method::GET, &path, accept_json(), Bytes::new()).await;
+            if let Ok(reply) = &sent {
+                self.world.doubt(doubt(Asked::Read, reply));
+            }
             match sent {
                 Ok(reply) if is_read(&reply) => {
                     let answer = self.world.end_read(ticket, &reply);
@@ -148,7 +153,11 @@ impl Shopper {
         for attempt in 0..ATTEMPTS {
             self.pause_before(attempt).await;
             let gateway = &self.gateways[(first + attempt) % self.gateways.len()];
-            match gateway.send(method.clone(), &path, headers.clone(), body.clone()).await {
+            let sent = gateway.send(method.clone(), &path, headers.clone(), body.clone()).await;
+            if let Ok(reply) = &sent {
+                self.world.doubt(doubt(Asked::Write(durability), reply));
+            }
+            match sent {
                 Ok(reply) if reply.status.is_success() => {
                     let mut state = self.world.lock();
                     state.counts.degraded += u64::from(reply.header("cartwheel-degraded").is_some());

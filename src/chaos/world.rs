@@ -49,6 +49,8 @@ pub(crate) struct Counts {
     pub(crate) shown_again: u64,
     pub(crate) needless: u64,
     pub(crate) untrue: u64,
+    /// Writes that failed although every gateway had long reached the bucket.
+    pub(crate) refused: u64,
     /// Faults, by their word.
     pub(crate) faults: BTreeMap<&'static str, u64>,
     /// Processes that ended by themselves, and those of them that crashed.
@@ -73,12 +75,16 @@ pub(crate) struct State {
     /// Acknowledged writes that are gone, and items that are back.
     pub(crate) lost: BTreeSet<(CartId, WriteId)>,
     pub(crate) resurrected: BTreeSet<(CartId, Item)>,
+    /// Since when no write may be refused.
+    pub(crate) writeable: Option<Duration>,
     actors: Actors,
     /// The cart in each place.
     places: Vec<CartId>,
     /// When faults began, and when they began or ended.
     begun: Vec<Duration>,
     edges: Vec<Duration>,
+    /// Faults that have not ended under which two sides can't know of each other's writes.
+    parted: usize,
     last_acknowledged: Duration,
     notes: Vec<String>,
 }
@@ -166,6 +172,13 @@ impl World {
             }
             return;
         };
+        let promised = state.writeable.is_some_and(|since| since + DETECTION <= began);
+        if write && promised {
+            state.counts.refused += 1;
+            state.note(format!(
+                "REFUSED: a write failed with {status} while every gateway reached the bucket"
+            ));
+        }
         let recent = state.begun.iter().any(|at| *at <= now && began <= *at + DETECTION);
         if !recent {
             state.counts.failed_settled += 1;
@@ -173,19 +186,36 @@ impl World {
         *state.counts.failed.entry(status).or_default() += 1;
     }
 
-    /// A fault of this kind begins.
-    pub(crate) fn fault_begins(&self, word: &'static str) {
+    /// A fault of this kind begins. Does it part those who write from those who read, as long as it lasts?
+    pub(crate) fn fault_begins(&self, word: &'static str, parts: bool) {
         let now = self.now();
         let mut state = self.lock();
+        state.parted += usize::from(parts);
         state.begun.push(now);
         state.edges.push(now);
         *state.counts.faults.entry(word).or_default() += 1;
     }
 
-    /// A fault ended.
-    pub(crate) fn fault_ends(&self) {
+    /// May a write be refused from now on?
+    pub(crate) fn promise(&self, promised: bool) {
         let now = self.now();
-        self.lock().edges.push(now);
+        let mut state = self.lock();
+        state.writeable = if promised { state.writeable.or(Some(now)) } else { None };
+    }
+
+    /// An answer said of itself what can't be.
+    pub(crate) fn doubt(&self, doubt: Option<String>) {
+        if let Some(doubt) = doubt {
+            self.lock().untrue(&doubt);
+        }
+    }
+
+    /// A fault ended.
+    pub(crate) fn fault_ends(&self, parts: bool) {
+        let now = self.now();
+        let mut state = self.lock();
+        state.parted = state.parted.saturating_sub(usize::from(parts));
+        state.edges.push(now);
     }
 }
 
@@ -278,9 +308,9 @@ impl State {
         self.last_acknowledged = self.last_acknowledged.max(now);
     }
 
-    /// Did a fault begin or end during this time, or in the 3 s before it?
+    /// Did a fault begin or end during this time, or in the 3 s before it, or are links cut or slow?
     fn near_fault(&self, from: Duration, to: Duration) -> bool {
-        self.edges.iter().any(|edge| *edge <= to && from <= *edge + NEAR)
+        self.parted > 0 || self.edges.iter().any(|edge| *edge <= to && from <= *edge + NEAR)
     }
 
     /// Keeps a remark for who prints.
@@ -323,7 +353,7 @@ mod tests {
         let read = |headers: &[_]| world.end_read(world.begin_read(1), &nothing(headers)).unwrap();
         read(&[]);
         assert_eq!(world.lock().counts.stale, 1);
-        world.fault_begins("kills");
+        world.fault_begins("kills", false);
         tokio::time::advance(NEAR).await;
         read(&[]);
         read(&[("cartwheel-degraded", "bucket")]);
@@ -333,6 +363,24 @@ mod tests {
         let counts = &state.counts;
         assert_eq!((counts.stale, counts.stale_near_faults, counts.stale_degraded), (2, 1, 1));
         assert_eq!((counts.degraded, state.lost.len()), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reads_while_links_are_cut_are_near_a_fault() {
+        let world = with_one_write();
+        let read = || world.end_read(world.begin_read(1), &nothing(&[])).unwrap();
+        world.fault_begins("cuts", true);
+        tokio::time::advance(NEAR * 2).await;
+        read();
+        world.fault_ends(true);
+        tokio::time::advance(NEAR * 2).await;
+        let counted = || {
+            let state = world.lock();
+            (state.counts.stale, state.counts.stale_near_faults)
+        };
+        assert_eq!(counted(), (0, 1));
+        read();
+        assert_eq!(counted(), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -348,7 +396,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn failures_and_gaps_are_measured() {
         let world = World::new(1);
-        world.fault_begins("kills");
+        world.fault_begins("kills", false);
         tokio::time::advance(DETECTION).await;
         world.end_operation(world.now(), true, Some("503".to_owned()));
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -359,6 +407,28 @@ mod tests {
         assert_eq!((state.counts.failed["503"], state.counts.failed_settled), (2, 1));
         assert_eq!((state.counts.writes, state.counts.reads, state.counts.acknowledged), (3, 1, 2));
         assert_eq!(state.counts.longest_gap, Duration::from_secs(6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_was_promised_may_not_fail() {
+        let world = World::new(1);
+        let fail = |write| world.end_operation(world.now(), write, Some("503".to_owned()));
+        fail(true);
+        world.promise(true);
+        tokio::time::advance(DETECTION / 2).await;
+        world.promise(true);
+        fail(true);
+        tokio::time::advance(DETECTION / 2).await;
+        fail(false);
+        assert_eq!(world.lock().counts.refused, 0, "not yet, and no read");
+        fail(true);
+        assert_eq!(world.lock().counts.refused, 1);
+        world.promise(false);
+        fail(true);
+        assert_eq!(world.lock().counts.refused, 1);
+        world.doubt(None);
+        world.doubt(Some("strange".to_owned()));
+        assert_eq!(world.lock().counts.untrue, 1);
     }
 
     #[test]
