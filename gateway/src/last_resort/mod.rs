@@ -8,6 +8,7 @@ mod dots;
 mod homes;
 mod inbox;
 mod read;
+mod repeats;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use breaker::{Breaker, Guarded};
 use dots::Dots;
 use inbox::Inboxes;
 use read::Reads;
+use repeats::Repeats;
 
 /// What the bucket knows of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +61,7 @@ pub(crate) struct LastResort {
     reads: Arc<Reads>,
     inboxes: Arc<Inboxes>,
     dots: Dots,
+    repeats: Repeats,
     bucket: SharedBucket,
 }
 
@@ -73,7 +76,7 @@ impl LastResort {
         let listed = Arc::clone(&bucket);
         let reads = Reads::new(Arc::clone(&bucket), Arc::clone(&breaker));
         let inboxes = Inboxes::new(bucket, seams, Arc::clone(&reads), breaker, label);
-        Self { reads, inboxes, dots, bucket: listed }
+        Self { reads, inboxes, dots, repeats: Repeats::default(), bucket: listed }
     }
 
     /// All hints in the bucket, for people: for whom and by whom.
@@ -117,6 +120,16 @@ impl LastResort {
     /// A dot of this gateway's own actor for the key; never the same one twice (P3).
     pub(crate) fn next_dot(&self, hash: KeyHash, known: &Container<Version>, context: &Clock) -> Dot {
         self.dots.next(hash, known, context)
+    }
+
+    /// The write that this request was when it came before, whatever came of it.
+    pub(crate) fn repeated(&self, hash: KeyHash, request: u128) -> Option<(Dot, Record)> {
+        self.repeats.find(hash, request)
+    }
+
+    /// Remembers a write by its request, before it is made.
+    pub(crate) fn remember(&self, hash: KeyHash, request: u128, dot: &Dot, record: &Record) {
+        self.repeats.remember(hash, request, dot, record);
     }
 
     /// Puts the record into the inbox of every home in `homes`. Answers with how many hold it once at least

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use cartwheel_core::clock::Dot;
 use cartwheel_core::container::Container;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::quorum::{Applied, Durability};
@@ -27,13 +28,10 @@ pub(super) async fn to_bucket(shared: &Shared, write: &Write, short: Short) -> R
             Ok(record) => (minted.dot.clone(), record),
             Err(_) => return Err(failed(short, &LastResortError::Busy)),
         },
-        None => {
-            let known = known(shared, write, &short).await?;
-            let dot = shared.last_resort.next_dot(write.hash, &known, &write.version.context);
-            let container = Container::delta(&write.version.context, dot.clone(), write.version.clone());
-            let (namespace, key) = (write.namespace.clone(), write.key.clone());
-            (dot, Record { namespace, key, container })
-        }
+        None => match shared.last_resort.repeated(write.hash, write.version.request) {
+            Some(before) => before,
+            None => make(shared, write, &short).await?,
+        },
     };
     let homes = &short.homes;
     homes.iter().for_each(|home| shared.trust.doubt(home));
@@ -53,6 +51,18 @@ pub(super) async fn to_bucket(shared: &Shared, write: &Write, short: Short) -> R
         }
         Err(error) => Err(failed(short, &error)),
     }
+}
+
+/// A new version, if what the bucket knows of the key allows it.
+async fn make(shared: &Shared, write: &Write, short: &Short) -> Result<(Dot, Record), Unwritten> {
+    let known = known(shared, write, short).await?;
+    let context = &write.version.context;
+    let dot = shared.last_resort.next_dot(write.hash, &known, context);
+    let container = Container::delta(context, dot.clone(), write.version.clone());
+    let (namespace, key) = (write.namespace.clone(), write.key.clone());
+    let record = Record { namespace, key, container };
+    shared.last_resort.remember(write.hash, write.version.request, &dot, &record);
+    Ok((dot, record))
 }
 
 /// How many of these homes are to hold a write. While the ring changes they are those of both rings, and each ring must
