@@ -13,12 +13,17 @@ use turmoil::Sim;
 use crate::checker::Checker;
 use crate::client::{Client, Shared, WRITERS};
 use crate::cluster::{GATEWAYS, Machine, Place, Presence, add_gateway};
+use crate::ending::End;
+use crate::limits;
+use crate::mischief;
 use crate::operator::Operator;
 use crate::options::Options;
 use crate::report::{Check, Outcome, Scene as Name};
 use crate::run::{Ended, finish};
+use crate::weather::Weather;
 use crate::world::SeededRandom;
 use crate::world::lock::Lock;
+use crate::{steps, wire};
 use cartwheel_bucket::{CERTAIN, Faults, FaultyBucket, OperationFaults};
 
 /// The storage nodes. The last two are switched on when they are to join.
@@ -79,8 +84,16 @@ pub struct Scene {
     pub settled: Lock<u32>,
 }
 
+impl Scene {
+    /// What is looked at in the end.
+    pub fn end(&self) -> End {
+        let (shared, place) = (Arc::clone(&self.shared), self.place.clone());
+        End { repairs: repairs(shared.seed), shared, place }
+    }
+}
+
 /// Do the homes compare what they hold? Where they do not, only the change itself brings data where it belongs.
-pub fn repairs(seed: u64) -> bool {
+fn repairs(seed: u64) -> bool {
     !seed.is_multiple_of(2)
 }
 
@@ -116,7 +129,7 @@ struct Hosts<'a> {
 /// Runs the seed.
 pub fn run(options: &Options) -> Outcome {
     let seed = options.seed;
-    let place = Place { configure, ..Place::new(seed, options.bug) };
+    let place = Place { configure, level: options.level, ..Place::new(seed, options.bug) };
     let presence = Arc::new(Presence::default());
     let mut checker = Checker::default();
     checker.forgets = forgets(seed);
@@ -124,15 +137,17 @@ pub fn run(options: &Options) -> Outcome {
         seed,
         bug: options.bug,
         homes_are_fresh: true,
-        keys: KEYS,
+        keys: options.keys(KEYS),
         calm: Lock::new(Duration::MAX),
-        stop: Lock::new(Duration::MAX),
-        writers: WRITERS,
+        stop: Lock::new(options.until.unwrap_or(Duration::MAX)),
+        writers: options.writers(WRITERS),
         trace: Arc::clone(&place.trace),
         checker: Lock::new(checker),
         stopped: Lock::new(0),
         presence: Arc::clone(&presence),
         objects: Arc::clone(&place.objects),
+        sight: Arc::clone(&place.sight),
+        weather: Weather::unknown(),
         settled: Lock::new(None),
     });
     let mut sim = turmoil::Builder::new()
@@ -140,6 +155,7 @@ pub fn run(options: &Options) -> Outcome {
         .simulation_duration(LONGEST)
         .max_message_latency(LATENCY)
         .build();
+    wire::add_server(&mut sim, &place);
     place.found(&NODES[..FOUNDERS]);
     let add = |name: &&'static str| Machine::add(&mut sim, &place, name, Duration::ZERO);
     let machines: Vec<_> = NODES.iter().map(add).collect();
@@ -147,7 +163,7 @@ pub fn run(options: &Options) -> Outcome {
         sim.crash(*spare);
     }
     let gateways =
-        (0..GATEWAYS.len()).map(|number| add_gateway(&mut sim, &place, number, &presence)).collect();
+        (0..GATEWAYS.len()).map(|number| add_gateway(&mut sim, &place, number, &presence).reach.faults).collect();
     let scene = Arc::new(Scene {
         shared: Arc::clone(&shared),
         place: place.clone(),
@@ -155,7 +171,7 @@ pub fn run(options: &Options) -> Outcome {
         on: Lock::new(std::array::from_fn(|node| node < FOUNDERS)),
         settled: Lock::new(0),
     });
-    for number in 0..WRITERS {
+    for number in 0..shared.writers {
         let name = format!("client-{number}");
         let client = Client::new(&name, Arc::clone(&shared));
         sim.client(name, async move {
@@ -163,7 +179,17 @@ pub fn run(options: &Options) -> Outcome {
             Ok(())
         });
     }
-    let operator = Operator::new(Arc::clone(&scene));
+    let odd = (Client::new("mischief", Arc::clone(&shared)), SeededRandom::new(seed, "mischief draws"));
+    sim.client("mischief", async move {
+        mischief::be_odd(odd.0, odd.1).await;
+        Ok(())
+    });
+    let watched = (Arc::clone(&shared), place.clone());
+    sim.client("watcher", async move {
+        limits::watch(&watched.0, &watched.1).await;
+        Ok(())
+    });
+    let operator = Operator::new(Arc::clone(&scene), options.clone());
     sim.client("operator", async move {
         operator.change_the_ring().await;
         Ok(())
@@ -171,7 +197,7 @@ pub fn run(options: &Options) -> Outcome {
     let random = SeededRandom::new(seed, "doom");
     let mut hosts = Hosts { sim, machines, gateways, presence, random, returning: Vec::new() };
     let deaths = hosts.drive(&scene);
-    let buckets = hosts.machines.iter().map(|m| &m.faults).chain(&hosts.gateways);
+    let buckets = hosts.machines.iter().map(|m| &m.reach.faults).chain(&hosts.gateways);
     let injected: u64 = buckets.map(|faults| faults.injected()).sum();
     let simulated = hosts.sim.elapsed();
     drop(hosts);
@@ -208,7 +234,7 @@ impl Hosts<'_> {
                 let (_, who) = self.returning.remove(at);
                 self.sim.bounce(who);
             }
-            match self.sim.step() {
+            match steps::step(&mut self.sim) {
                 Ok(false) => {}
                 Ok(true) => return deaths,
                 Err(error) => {
@@ -230,7 +256,7 @@ impl Hosts<'_> {
     }
 
     fn set_buckets(&self, faults: Faults) {
-        self.machines.iter().for_each(|machine| machine.faults.set(faults));
+        self.machines.iter().for_each(|machine| machine.reach.faults.set(faults));
         self.gateways.iter().for_each(|gateway| gateway.set(faults));
     }
 
@@ -247,7 +273,7 @@ impl Hosts<'_> {
                 self.sim.bounce(NODES[node]);
             }
             Order::Wipe(node) => self.machines[node].wipe(),
-            Order::NodeBucket(node, there) => self.machines[node].faults.set(faults(!there)),
+            Order::NodeBucket(node, there) => self.machines[node].reach.faults.set(faults(!there)),
             Order::GatewayBucket(gateway, there) => self.gateways[gateway].set(faults(!there)),
             Order::Link(node, gateway, true) => self.sim.repair(GATEWAYS[gateway], NODES[node]),
             Order::Link(node, gateway, false) => self.sim.partition(GATEWAYS[gateway], NODES[node]),

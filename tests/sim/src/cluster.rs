@@ -6,8 +6,9 @@ use std::time::Duration;
 use cartwheel_bucket::{CERTAIN, Faults, FaultyBucket, OperationFaults, SharedBucket};
 use cartwheel_cluster::membership::{self, Founding};
 use cartwheel_cluster::peer::Peers;
-use cartwheel_cluster::seams::{Random, Seams};
+use cartwheel_cluster::seams::Random;
 use cartwheel_cluster::secret::ClusterSecret;
+use cartwheel_core::header::ClockKey;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::ring::{Member, MemberState, RingDocument};
 use cartwheel_gateway::GatewayConfig;
@@ -18,9 +19,15 @@ use tokio::sync::Notify;
 use turmoil::Sim;
 
 use crate::doom::{Doom, Doomed};
+use crate::limits::Counted;
+use crate::sight::Sight;
+use crate::options::Level;
 use crate::trace::Trace;
+use crate::wire;
 use crate::world::lock::Lock;
-use crate::world::{Bug, Objects, SeededRandom, SimDisk, TracedBucket, pass, seams};
+use crate::world::{
+    Bug, DiskTrouble, Host, Landings, Objects, Road, SeededRandom, SimDisk, TracedBucket, pass, seams,
+};
 
 /// The port of every storage node.
 const NODE_PORT: u16 = 7101;
@@ -38,10 +45,18 @@ const FOUNDING: Founding = Founding { partitions: 64, tokens: 64, replicas: 3 };
 pub struct Place {
     /// The seed.
     pub seed: u64,
+    /// How the bucket is reached.
+    pub level: Level,
     /// The planted bug.
     pub bug: Bug,
     /// All objects.
     pub objects: SharedBucket,
+    /// Where they are.
+    pub store: Arc<Objects>,
+    /// What is written late.
+    pub landings: Arc<Landings>,
+    /// What is where, for those who check.
+    pub sight: Arc<Sight>,
     /// What happens.
     pub trace: Arc<Trace>,
     /// Who dies in the midst of an operation of the bucket.
@@ -53,14 +68,40 @@ pub struct Place {
 impl Place {
     /// A place where nobody is doomed.
     pub fn new(seed: u64, bug: Bug) -> Self {
+        let store = Arc::new(Objects::default());
+        let sight = Sight::new(Arc::clone(&store));
+        let (objects, trace) = (sight.watched(), Arc::new(Trace::default()));
         Self {
+            store,
+            landings: Arc::new(Landings::new(Arc::clone(&objects), Arc::clone(&trace))),
             seed,
+            level: Level::Memory,
             bug,
-            objects: Arc::new(Objects::default()),
-            trace: Arc::new(Trace::default()),
+            objects,
+            sight,
+            trace,
             doom: Arc::new(Doom::default()),
             configure: |_, _| {},
         }
+    }
+
+    /// Bytes of a memtable, and of hints, at most, as nodes are configured.
+    pub fn limits(&self) -> (u64, u64) {
+        let mut config = NodeConfig::new(NodeId::new("node-a").unwrap(), String::new());
+        (self.configure)(self.seed, &mut config);
+        (config.flush_bytes as u64, config.hint_bytes)
+    }
+
+    /// How long what is not needed any more stays in the bucket.
+    pub fn deletes_after(&self) -> Duration {
+        let mut config = NodeConfig::new(NodeId::new("node-a").unwrap(), String::new());
+        (self.configure)(self.seed, &mut config);
+        config.delete_after
+    }
+
+    /// What signs clocks.
+    pub fn clock_key() -> ClockKey {
+        ClusterSecret::given(SECRET).clock_key()
     }
 
     /// Calls to storage nodes from the host `who`.
@@ -68,12 +109,19 @@ impl Place {
         Peers::new(seams(self.seed, who), ClusterSecret::given(SECRET).node_token())
     }
 
-    /// A bucket as `who` reaches it, and how to make it fail.
-    fn bucket(&self, who: &str) -> (SharedBucket, Arc<FaultyBucket>) {
+    /// The bucket as the host `who` reaches it.
+    fn bucket(&self, who: &str, host: &Host) -> Reach {
         let own = SeededRandom::new(self.seed, &format!("{who} bucket")).next_u64();
-        let faults = Arc::new(FaultyBucket::new(Arc::clone(&self.objects), own));
+        let reached = match self.level {
+            Level::Memory => Arc::clone(&self.objects),
+            Level::Wire => wire::bucket(),
+        };
+        let (landings, freezer) = (Arc::clone(&self.landings), Arc::clone(&host.freezer));
+        let road = Arc::new(Road::new(reached, landings, self.seed, who, freezer));
+        let faults = Arc::new(FaultyBucket::new(road.clone(), own));
         let bucket = TracedBucket::new(faults.clone(), who, Arc::clone(&self.trace), self.bug);
-        (Arc::new(Doomed::new(Arc::new(bucket), who, Arc::clone(&self.doom))), faults)
+        let bucket = Counted::new(Arc::new(bucket), self.sight.asked(who));
+        Reach { bucket: Arc::new(Doomed::new(Arc::new(bucket), who, Arc::clone(&self.doom))), faults, road }
     }
 
     /// Founds a cluster of these nodes.
@@ -96,6 +144,16 @@ impl Place {
     }
 }
 
+/// How a host reaches the bucket.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    bucket: SharedBucket,
+    /// How it fails.
+    pub faults: Arc<FaultyBucket>,
+    /// The way there.
+    pub road: Arc<Road>,
+}
+
 /// Where a storage node is called.
 pub fn address(node: &str) -> String {
     format!("{node}:{NODE_PORT}")
@@ -104,33 +162,41 @@ pub fn address(node: &str) -> String {
 /// A storage node's machine.
 pub struct Machine {
     name: &'static str,
+    /// The storage node that runs on it: its own, or that of which it runs a second process.
+    id: Lock<&'static str>,
     place: Place,
-    seams: Seams,
+    /// Its clock, its frames, and whether it stands still.
+    pub host: Host,
     /// The disk, and how many there were.
     disk: Lock<(Arc<SimDisk>, u32)>,
-    bucket: SharedBucket,
-    /// How its bucket fails.
-    pub faults: Arc<FaultyBucket>,
+    /// How it reaches the bucket.
+    pub reach: Reach,
     /// When it is switched on for the first time.
     from: Duration,
     /// Told to end.
     pub end: Notify,
+    /// Its process ended because another took over its name.
+    stepped_down: Lock<bool>,
 }
 
 impl Machine {
     /// Adds the machine `name` to the simulation, switched on at `from`.
     pub fn add(sim: &mut Sim<'_>, place: &Place, name: &'static str, from: Duration) -> Arc<Self> {
-        let (bucket, faults) = place.bucket(name);
+        let host = Host::new(place.seed, name);
+        let reach = place.bucket(name, &host);
+        let disk = Arc::new(SimDisk::new(place.seed, name, place.bug, Arc::clone(&host.freezer)));
         let machine = Self {
             name,
+            id: Lock::new(name),
             place: place.clone(),
-            seams: seams(place.seed, name),
-            disk: Lock::new((Arc::new(SimDisk::new(place.seed, name, place.bug)), 1)),
-            bucket,
-            faults,
+            host,
+            disk: Lock::new((disk, 1)),
+            reach,
             from,
             end: Notify::new(),
+            stepped_down: Lock::new(false),
         };
+        place.sight.has_disk(name, name, &machine.disk.lock().0);
         let machine = Arc::new(machine);
         let host = Arc::clone(&machine);
         sim.host(name, move || {
@@ -144,7 +210,7 @@ impl Machine {
     }
 
     fn config(&self) -> NodeConfig {
-        let mut config = NodeConfig::new(NodeId::new(self.name).unwrap(), format!("0.0.0.0:{NODE_PORT}"));
+        let mut config = NodeConfig::new(NodeId::new(*self.id.lock()).unwrap(), format!("0.0.0.0:{NODE_PORT}"));
         config.advertise = Some(address(self.name));
         config.flush_interval = Duration::from_secs(3);
         config.founding = FOUNDING;
@@ -156,20 +222,36 @@ impl Machine {
     /// The life of a process: starts the node, again if that fails, and ends it when told to.
     async fn live(&self) {
         pass(self.from.saturating_sub(turmoil::sim_elapsed().unwrap_or_default())).await;
+        let host = self.host.clone();
+        tokio::spawn(async move { host.freezer.leaps().await });
         // What an earlier process was told and did not live to hear.
         let _ = self.end.notified().now_or_never();
         let secret = ClusterSecret::given(SECRET);
         let trace = &self.place.trace;
+        let life = self.place.sight.begins(self.name);
         loop {
+            self.place.sight.starts(self.name);
             let disk: Arc<dyn Disk> = self.disk.lock().0.clone();
-            let bucket = Arc::clone(&self.bucket);
+            let bucket = Arc::clone(&self.reach.bucket);
             let started =
-                cartwheel_storage_node::start(self.config(), self.seams.clone(), Some(disk), bucket, &secret);
+                cartwheel_storage_node::start(self.config(), self.host.seams.clone(), Some(disk), bucket, &secret);
             match started.await {
                 Ok(node) => {
                     trace.line(self.name, &format!("serves as {}", node.incarnation().label()));
-                    self.end.notified().await;
+                    self.place.sight.serves(self.name);
+                    let replaced = tokio::select! {
+                        biased;
+                        () = self.end.notified() => false,
+                        () = node.taken_over() => true,
+                    };
+                    if replaced {
+                        trace.line(self.name, "has been taken over");
+                    }
                     node.shutdown().await;
+                    if !replaced {
+                        life.ended();
+                    }
+                    *self.stepped_down.lock() = replaced;
                     return trace.line(self.name, "ended");
                 }
                 Err(error) => {
@@ -185,7 +267,30 @@ impl Machine {
         let mut disk = self.disk.lock();
         let number = disk.1 + 1;
         let who = format!("{} {number}", self.name);
-        *disk = (Arc::new(SimDisk::new(self.place.seed, &who, self.place.bug)), number);
+        let freezer = Arc::clone(&self.host.freezer);
+        *disk = (Arc::new(SimDisk::new(self.place.seed, &who, self.place.bug, freezer)), number);
+        self.place.sight.has_disk(self.name, *self.id.lock(), &disk.0);
+    }
+
+    /// It runs, with an empty disk, a second process of the node `id` from now on; it must not be running.
+    pub fn becomes(&self, id: &'static str) {
+        *self.id.lock() = id;
+        self.wipe();
+    }
+
+    /// The disk of the second process of its node is gone; its own is that node's disk again.
+    pub fn has_its_own_disk_again(&self) {
+        self.place.sight.has_no_disk(crate::faults::TWIN);
+    }
+
+    /// What is wrong with its disk from now on.
+    pub fn set_disk(&self, trouble: Option<DiskTrouble>) {
+        self.disk.lock().0.set(trouble);
+    }
+
+    /// Did its process end because another took over its name? Says so once.
+    pub fn take_stepped_down(&self) -> bool {
+        std::mem::take(&mut *self.stepped_down.lock())
     }
 }
 
@@ -200,13 +305,25 @@ pub fn bucket_faults(unavailable: bool) -> Faults {
 pub struct Presence {
     /// How often each was started, and how often it began to serve.
     lives: Lock<[(u64, u64); 2]>,
+    /// How many faults are between the clients and each of them, and how often anybody asked meanwhile.
+    troubles: Lock<[(u64, u64); 2]>,
 }
 
 impl Presence {
-    /// A number that changes when the gateway crashes or comes back; `None` while it does not serve.
+    /// A number that changes when the gateway crashes or comes back, and whenever something is between it and the
+    /// clients; `None` while it does not serve.
     pub fn life(&self, gateway: usize) -> Option<u64> {
         let (lost, served) = self.lives.lock()[gateway];
-        (lost < served).then_some(served)
+        let (troubles, asked) = &mut self.troubles.lock()[gateway];
+        *asked += u64::from(*troubles > 0);
+        (lost < served).then_some(served << 32 | *asked)
+    }
+
+    /// Something comes between it and the clients, or goes away.
+    pub fn trouble(&self, gateway: usize, begins: bool) {
+        let (troubles, asked) = &mut self.troubles.lock()[gateway];
+        *troubles = if begins { *troubles + 1 } else { troubles.saturating_sub(1) };
+        *asked += 1;
     }
 
     /// It crashed.
@@ -216,20 +333,32 @@ impl Presence {
     }
 }
 
-/// Adds a gateway; returns how its bucket fails.
+/// What of a gateway can be made to fail.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Its clock, its frames, and whether it stands still.
+    pub host: Host,
+    /// How it reaches the bucket.
+    pub reach: Reach,
+}
+
+/// Adds a gateway.
 pub fn add_gateway(
     sim: &mut Sim<'_>,
     place: &Place,
     gateway: usize,
     presence: &Arc<Presence>,
-) -> Arc<FaultyBucket> {
+) -> Gateway {
     let name = GATEWAYS[gateway];
-    let seams = seams(place.seed, name);
-    let (bucket, faults) = place.bucket(name);
+    let host = Host::new(place.seed, name);
+    let reach = place.bucket(name, &host);
+    let (seams, bucket, freezer) = (host.seams.clone(), Arc::clone(&reach.bucket), Arc::clone(&host.freezer));
     let presence = Arc::clone(presence);
     sim.host(name, move || {
         let (seams, bucket, presence) = (seams.clone(), Arc::clone(&bucket), Arc::clone(&presence));
+        let freezer = Arc::clone(&freezer);
         async move {
+            tokio::spawn(async move { freezer.leaps().await });
             let config = GatewayConfig::new(format!("0.0.0.0:{PORT}"));
             let secret = ClusterSecret::given(SECRET);
             let _gateway = cartwheel_gateway::start(config, seams, bucket, &secret).await?;
@@ -237,5 +366,5 @@ pub fn add_gateway(
             std::future::pending().await
         }
     });
-    faults
+    Gateway { host, reach }
 }

@@ -1,7 +1,8 @@
-//! The end of a simulation in which the ring changed: everybody counts, nobody keeps anything for others, all homes of
-//! a partition hold the same, every write is there, and no pin is left.
+//! The end of a simulation: everybody counts, nobody keeps anything for others, all homes of a partition hold the same,
+//! every write is there, and nothing is left in the bucket that nobody needs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cartwheel_bucket::list_all;
@@ -10,10 +11,12 @@ use cartwheel_cluster::peer::Peers;
 use cartwheel_core::merkle::Span;
 use cartwheel_core::ring::Ring;
 use cartwheel_core::wire::{Call, Repair, Reply, Request};
+use cartwheel_segments::pins::Pin;
 use tokio::time::Instant;
 
-use crate::changing::{Scene, repairs};
-use crate::client::Client;
+use crate::claims::Ask;
+use crate::client::{Client, Shared, now};
+use crate::cluster::Place;
 use crate::report::Check;
 use crate::world::pass;
 
@@ -23,39 +26,51 @@ const SETTLED: Duration = Duration::from_secs(45);
 const LET_GO: Duration = Duration::from_secs(120);
 /// How long a call may take.
 const CALLED: Duration = Duration::from_secs(5);
+/// The most manifests that a node may keep.
+const MANIFESTS: usize = 64;
 /// How long a key may take to be readable.
 const READABLE: Duration = Duration::from_secs(10);
 
-fn now() -> Duration {
-    turmoil::sim_elapsed().unwrap_or_default()
+/// A simulation that comes to its end.
+pub struct End {
+    /// What all clients share.
+    pub shared: Arc<Shared>,
+    /// Where they are.
+    pub place: Place,
+    /// Do the homes compare what they hold by themselves?
+    pub repairs: bool,
 }
 
 /// Looks at all of it.
-pub async fn look(scene: &Scene) {
+pub async fn look(scene: &End) {
     let mut reader = Client::new("reader", scene.shared.clone());
     let peers = scene.place.peers("reader");
     let amiss = until(SETTLED, || unsettled(scene, &peers)).await;
     complain(scene, Check::Unsettled, "not settled", amiss);
-    *scene.shared.settled.lock() = Some(now());
-    if !repairs(scene.shared.seed) {
+    scene.shared.settled.lock().get_or_insert_with(now);
+    if !scene.repairs {
         // Nobody has mended yet what the change left.
-        read_all(scene, &mut reader, "").await;
+        read_all(scene, &mut reader, &Ask::default()).await;
         begin_to_repair(scene, &peers).await;
     }
     let amiss = until(SETTLED, || unequal(scene, &peers)).await;
     complain(scene, Check::Unequal, "homes of one partition hold different things", amiss);
-    read_all(scene, &mut reader, "&r=3").await;
+    read_all(scene, &mut reader, &Ask::at_rest()).await;
     let amiss = until(LET_GO, || pins(scene)).await;
     complain(scene, Check::Objects, "pins are left", amiss);
+    if scene.place.deletes_after() < LET_GO / 4 {
+        let amiss = until(LET_GO, || async { left_over(scene) }).await;
+        complain(scene, Check::Objects, "objects are left that nobody needs", amiss);
+    }
 }
 
-async fn read_all(scene: &Scene, reader: &mut Client, query: &str) {
+async fn read_all(scene: &End, reader: &mut Client, ask: &Ask) {
     let keys = scene.shared.checker.lock().keys();
     for key in keys {
         let give_up = now() + READABLE;
-        while reader.try_read(&key, query).await.is_none() {
+        while reader.try_read(&key, ask).await.is_none() {
             if now() > give_up {
-                complain(scene, Check::Answer, "can't be read", vec![format!("{key}{query}")]);
+                complain(scene, Check::Answer, "can't be read", vec![format!("{key}{}", ask.of_read())]);
                 break;
             }
             pass(Duration::from_millis(200)).await;
@@ -64,7 +79,7 @@ async fn read_all(scene: &Scene, reader: &mut Client, query: &str) {
 }
 
 /// Has every node compare what it holds with the other homes.
-async fn begin_to_repair(scene: &Scene, peers: &Peers) {
+async fn begin_to_repair(scene: &End, peers: &Peers) {
     let ring = membership::read_newest(&*scene.shared.objects, 0).await.unwrap().unwrap();
     for member in &ring.members {
         let begin = Request::Repair(Repair::Begin { partition: None });
@@ -80,7 +95,7 @@ async fn begin_to_repair(scene: &Scene, peers: &Peers) {
     }
 }
 
-fn complain(scene: &Scene, check: Check, what: &str, amiss: Vec<String>) {
+fn complain(scene: &End, check: Check, what: &str, amiss: Vec<String>) {
     if !amiss.is_empty() {
         let many = amiss.len();
         let few: Vec<String> = amiss.into_iter().take(6).collect();
@@ -107,7 +122,7 @@ async fn call(peers: &Peers, address: &str, version: u64, request: Request) -> O
     peers.call(address, &call, Instant::now() + CALLED).await.ok().map(|answer| answer.reply)
 }
 
-async fn unsettled(scene: &Scene, peers: &Peers) -> Vec<String> {
+async fn unsettled(scene: &End, peers: &Peers) -> Vec<String> {
     let ring = membership::read_newest(&*scene.shared.objects, 0).await.unwrap().unwrap();
     let mut amiss = Vec::new();
     if ring.has_pending_change() {
@@ -138,7 +153,7 @@ async fn unsettled(scene: &Scene, peers: &Peers) -> Vec<String> {
 }
 
 /// Partitions whose homes' sums differ.
-async fn unequal(scene: &Scene, peers: &Peers) -> Vec<String> {
+async fn unequal(scene: &End, peers: &Peers) -> Vec<String> {
     let document = membership::read_newest(&*scene.shared.objects, 0).await.unwrap().unwrap();
     let ring = Ring::current(&document);
     let mut sums: BTreeMap<u32, Vec<(String, String)>> = BTreeMap::new();
@@ -180,7 +195,7 @@ async fn unequal(scene: &Scene, peers: &Peers) -> Vec<String> {
 
 /// Pins of members on objects of members. Where a node died while it held some, or left before it let go of them, or the
 /// owner of the objects did, they stay.
-async fn pins(scene: &Scene) -> Vec<String> {
+async fn pins(scene: &End) -> Vec<String> {
     let ring = membership::read_newest(&*scene.shared.objects, 0).await.unwrap().unwrap();
     let of_a_member = |key: &String| {
         let is_member = |id: &str| ring.members.iter().any(|member| member.id.as_str() == id);
@@ -191,4 +206,43 @@ async fn pins(scene: &Scene) -> Vec<String> {
     };
     let objects = list_all(&*scene.shared.objects, "nodes/").await.unwrap();
     objects.into_iter().map(|object| object.key).filter(of_a_member).collect()
+}
+
+/// What members have in the bucket and no manifest names, though all is well for so long: segments of merges that came to
+/// nothing, what was dropped, trees that were replaced.
+///
+/// What nodes leave that are no members any more stays, and so do the small marks that each epoch and each step of a ring
+/// change leaves: nothing promises that they go.
+fn left_over(scene: &End) -> Vec<String> {
+    let sight = &scene.shared.sight;
+    let Some(ring) = sight.ring() else { return vec!["there is no ring".to_owned()] };
+    let mut named = BTreeSet::new();
+    let mut left: Vec<String> = Vec::new();
+    let pins = sight.names("nodes/").into_iter().filter(|name| name.contains("/pins/"));
+    let pins = pins.filter_map(|name| serde_json::from_slice::<Pin>(&sight.object(&name)?).ok());
+    let pinned: BTreeSet<String> = pins.flat_map(|pin| pin.objects).collect();
+    for node in sight.nodes() {
+        let Some(manifest) = sight.manifest(&node) else { continue };
+        named.extend(manifest.segments.into_iter().chain(manifest.graves).map(|entry| entry.object));
+        if ring.document.members.iter().any(|member| member.id.as_str() == node) {
+            let dropped = manifest.dropped.into_iter().filter(|d| !pinned.contains(&d.object));
+            left.extend(dropped.map(|d| format!("{} is dropped", d.object)));
+        }
+    }
+    for member in &ring.document.members {
+        let id = &member.id;
+        for folder in ["c", "g"] {
+            let there = sight.names(&format!("nodes/{id}/{folder}/"));
+            left.extend(there.into_iter().filter(|o| !named.contains(o) && !pinned.contains(o)));
+        }
+        let trees = sight.names(&format!("nodes/{id}/merkle/"));
+        if trees.len() > 2 {
+            left.push(format!("{} trees of {id}", trees.len()));
+        }
+        let manifests = sight.names(&format!("nodes/{id}/manifest/"));
+        if manifests.len() > MANIFESTS {
+            left.push(format!("{} manifests of {id}", manifests.len()));
+        }
+    }
+    left
 }

@@ -14,16 +14,22 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::changing::{NODES, Order, Scene};
-use crate::client::WRITERS;
 use crate::cluster::GATEWAYS;
 use crate::doom::{STEPS, Trap};
 use crate::ending;
 use crate::http::Http;
+use crate::options::Options;
 use crate::report::Check;
 use crate::world::{SeededRandom, pass};
 
 /// How many changes are made.
-const CHANGES: u32 = 4;
+const CHANGES: usize = 4;
+/// What can be left out of a change has numbers of its own: the change itself the first, then its traps, and the rest.
+const NUMBERS: usize = 10;
+const FIRST_TRAP: usize = 1;
+const BLIND: usize = 5;
+const CUT: usize = 6;
+const DISTURBED: usize = 7;
 /// How long a change may take with all that goes wrong meanwhile; nothing goes wrong for longer than 6 s.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long an order may take to be accepted: gossip takes a while to call a node dead.
@@ -58,6 +64,9 @@ pub struct Operator {
     scene: Arc<Scene>,
     random: SeededRandom,
     http: Http,
+    options: Options,
+    /// The change under way.
+    change: usize,
 }
 
 fn now() -> Duration {
@@ -74,10 +83,10 @@ fn members(document: &RingDocument) -> Members {
 
 impl Operator {
     /// The operator.
-    pub fn new(scene: Arc<Scene>) -> Self {
+    pub fn new(scene: Arc<Scene>, options: Options) -> Self {
         let random = SeededRandom::new(scene.shared.seed, "operator");
         let http = Http::new(Arc::clone(&scene.shared.presence));
-        Self { scene, random, http }
+        Self { scene, random, http, options, change: 0 }
     }
 
     fn say(&self, what: &str) {
@@ -97,6 +106,11 @@ impl Operator {
         self.scene.orders.lock().push(order);
     }
 
+    /// Does this part of the change happen?
+    fn has(&self, part: usize) -> bool {
+        self.options.has(self.change * NUMBERS + part)
+    }
+
     fn below(&self, bound: usize) -> usize {
         usize::try_from(self.random.below(bound as u64)).unwrap()
     }
@@ -112,8 +126,9 @@ impl Operator {
     /// All changes, and the look at the end.
     pub async fn change_the_ring(mut self) {
         pass(Duration::from_secs(3)).await;
-        for _ in 0..CHANGES {
-            if !self.one_change().await {
+        for change in 0..CHANGES {
+            self.change = change;
+            if self.has(0) && !self.one_change().await {
                 break;
             }
             pass(self.random.millis(200..2_500)).await;
@@ -121,10 +136,10 @@ impl Operator {
         self.order(Order::Heal);
         *self.scene.shared.calm.lock() = now() + CALMING;
         *self.scene.shared.stop.lock() = now() + CALMING + CALM;
-        while *self.scene.shared.stopped.lock() < WRITERS {
+        while *self.scene.shared.stopped.lock() < self.scene.shared.writers {
             pass(Duration::from_millis(100)).await;
         }
-        ending::look(&self.scene).await;
+        ending::look(&self.scene.end()).await;
     }
 
     /// Draws a change that the ring as it is can take.
@@ -180,7 +195,9 @@ impl Operator {
             let step = STEPS[self.below(STEPS.len())];
             Trap { step, before: self.below(2) == 0, skips: self.random.below(4) }
         };
-        let traps: Vec<Trap> = (0..deaths).map(trap).collect();
+        let mut traps: Vec<Trap> = (0..deaths).map(trap).collect();
+        let mut part = FIRST_TRAP..;
+        traps.retain(|_| part.next().is_some_and(|part| self.has(part)));
         self.say(&format!("{traps:?}"));
         self.scene.place.doom.set(traps);
         let mut ends = Vec::new();
@@ -188,18 +205,25 @@ impl Operator {
             // One gateway and some nodes go by an old ring.
             let gateway = self.below(GATEWAYS.len());
             let until = now() + self.random.millis(1_000..6_000);
-            self.order(Order::GatewayBucket(gateway, false));
-            ends.push((until, Order::GatewayBucket(gateway, true)));
+            let mut blind =
+                vec![(Order::GatewayBucket(gateway, false), until, Order::GatewayBucket(gateway, true))];
             for _ in 0..3 {
                 let (node, until) = (self.below(NODES.len()), until + self.random.millis(0..1_000));
-                self.order(Order::NodeBucket(node, false));
-                ends.push((until, Order::NodeBucket(node, true)));
+                blind.push((Order::NodeBucket(node, false), until, Order::NodeBucket(node, true)));
+            }
+            blind.retain(|_| self.has(BLIND));
+            for (order, until, end) in blind {
+                self.order(order);
+                ends.push((until, end));
             }
         }
         if self.below(2) == 0 {
             let (node, gateway) = (self.below(NODES.len()), self.below(GATEWAYS.len()));
-            self.order(Order::Link(node, gateway, false));
-            ends.push((now() + self.random.millis(500..4_000), Order::Link(node, gateway, true)));
+            let until = now() + self.random.millis(500..4_000);
+            if self.has(CUT) {
+                self.order(Order::Link(node, gateway, false));
+                ends.push((until, Order::Link(node, gateway, true)));
+            }
         }
         ends.sort_by_key(|(at, _)| *at);
         let orders = Arc::clone(&self.scene);
@@ -312,6 +336,7 @@ impl Operator {
     /// While the change is pending it may be cancelled, or another member may die for good and be forgotten.
     async fn maybe_disturb(&mut self, subject: usize, after: &mut [Members]) {
         match self.below(6) {
+            0 | 1 if !self.has(DISTURBED) => {}
             0 => {
                 pass(self.random.millis(0..4_000)).await;
                 let outcome = self.apply(json!([{"cancel": {}}]), &Deed::Replace(0)).await;

@@ -24,6 +24,7 @@ use crate::report::{Check, Outcome, Report, Scene, Violation};
 use crate::trace::Trace;
 use crate::world::lock::Lock;
 use crate::world::{SeededRandom, pass};
+use crate::{steps, wire};
 
 /// The storage nodes.
 const NODES: [&str; 6] = ["node-a", "node-b", "node-c", "node-d", "node-e", "node-f"];
@@ -38,6 +39,10 @@ const READS: usize = 1;
 const READING: Duration = Duration::from_secs(7);
 /// The time between the last write and the death of those who took it: all of it is in the bucket by then.
 const UPLOADED: Duration = Duration::from_millis(3_500);
+/// The numbers of what goes wrong: the trouble, each of those that are away, and from where on each that took writes.
+const TROUBLE: usize = 0;
+const AWAY: [usize; 2] = [1, 2];
+const HOLDERS: usize = 3;
 /// The longest that a simulation may last.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -226,7 +231,7 @@ fn newest(answer: &Answer) -> u64 {
 /// Runs the seed.
 pub fn run(options: &Options) -> Outcome {
     let (seed, bug) = (options.seed, options.bug);
-    let place = Place::new(seed, bug);
+    let place = Place { level: options.level, ..Place::new(seed, bug) };
     let trace = Arc::clone(&place.trace);
     let presence = Arc::new(Presence::default());
     let script = Arc::new(Script::draw(seed, &place.found(&NODES)));
@@ -236,6 +241,7 @@ pub fn run(options: &Options) -> Outcome {
         .simulation_duration(LONGEST)
         .max_message_latency(script.latency)
         .build();
+    wire::add_server(&mut sim, &place);
     for name in NODES {
         Machine::add(&mut sim, &place, name, Duration::ZERO);
     }
@@ -262,7 +268,7 @@ pub fn run(options: &Options) -> Outcome {
         reading.await;
         Ok(())
     });
-    let faults = play(&mut sim, &script, &shared);
+    let faults = play(&mut sim, &script, &shared, options);
     let simulated = sim.elapsed();
     drop(sim);
     let (reads, written) = (*shared.reads.lock(), *shared.written.lock());
@@ -274,7 +280,8 @@ pub fn run(options: &Options) -> Outcome {
         ("bucket operations", trace.bucket_operations()),
     ];
     let counts = counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
-    let violations = std::mem::take(&mut *shared.violations.lock());
+    let mut violations = std::mem::take(&mut *shared.violations.lock());
+    violations.extend(place.sight.take_violations());
     let report = Report { scene: Scene::Returns, seed, simulated, counts, faults, violations };
     Outcome { trace: trace.bytes(), report }
 }
@@ -289,17 +296,19 @@ enum Step {
 }
 
 /// Plays the script to its end; how often each kind of fault began.
-fn play(sim: &mut Sim<'_>, script: &Script, shared: &Shared) -> BTreeMap<String, u64> {
+fn play(sim: &mut Sim<'_>, script: &Script, shared: &Shared, options: &Options) -> BTreeMap<String, u64> {
     let mut faults = BTreeMap::new();
     let mut steps: Vec<(Duration, Step)> = Vec::new();
-    for (at, node) in script.away.iter().enumerate() {
+    for (at, node) in script.away.iter().enumerate().filter(|(at, _)| options.has(AWAY[*at])) {
         steps.push((script.dies[at], Step::Dies(node)));
         steps.push((script.returns[at], Step::Returns(node)));
     }
     if script.holders_die {
-        let others = NODES.into_iter().filter(|node| !script.away.contains(node));
-        steps.extend(others.map(|node| (script.written + UPLOADED, Step::Dies(node))));
-    } else {
+        let mut others: Vec<_> = NODES.into_iter().filter(|node| !script.away.contains(node)).collect();
+        let mut number = HOLDERS..;
+        others.retain(|_| number.next().is_some_and(|number| options.has(number)));
+        steps.extend(others.into_iter().map(|node| (script.written + UPLOADED, Step::Dies(node))));
+    } else if options.has(TROUBLE) {
         steps.push((script.troubled.0, Step::TroubleBegins));
         steps.push((script.troubled.1, Step::TroubleEnds));
     }
@@ -337,7 +346,7 @@ fn play(sim: &mut Sim<'_>, script: &Script, shared: &Shared) -> BTreeMap<String,
                 (Step::TroubleEnds, Trouble::Stalled) => sim.release(b, reads),
             }
         }
-        match sim.step() {
+        match steps::step(sim) {
             Ok(false) => {}
             Ok(true) => return faults,
             Err(error) => {

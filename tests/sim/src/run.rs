@@ -4,23 +4,44 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cartwheel_bucket::{Faults, FaultyBucket};
-use turmoil::Sim;
+use cartwheel_storage_node::NodeConfig;
 
 use crate::checker::Checker;
 use crate::client::{Client, KEYS, Shared, WRITERS};
-use crate::cluster::{GATEWAYS, Machine, Place, Presence, add_gateway, bucket_faults};
-use crate::faults::{CALM, Event, FOUNDERS, Fault, HEALED, LATE, NODES, joins, plan};
+use crate::cluster::{GATEWAYS, Machine, Place, Presence, add_gateway};
+use crate::faults::{CALM, FOUNDERS, LATE, NODES, TWIN, joins, plan};
+use crate::ending::{self, End};
+use crate::hosts::{Hosts, client};
+use crate::limits;
+use crate::mischief;
 use crate::options::Options;
 use crate::report::{Check, Outcome, Report, Scene};
+use crate::weather::Weather;
+use crate::wire;
+use crate::world::SeededRandom;
 use crate::world::lock::Lock;
 
 /// The longest that a simulation may last.
-const LONGEST: Duration = Duration::from_secs(120);
-/// The longest that a message is on its way.
-const LATENCY: Duration = Duration::from_millis(20);
+const LONGEST: Duration = Duration::from_secs(360);
+/// The longest that a message is on its way, on a link that nothing is amiss with.
+pub const LATENCY: Duration = Duration::from_millis(20);
 /// When writers stop: a while after nothing is amiss any more.
 const STOP: Duration = Duration::from_secs(45);
+
+/// How far one step of the simulation goes: most of what it costs is paid per step and host, whatever happens in it.
+/// Timers are exact within a step; messages are delivered between steps, so that its length is part of their latency.
+const TICK_MS: (u64, u64) = (3, 6);
+
+fn tick(seed: u64) -> Duration {
+    SeededRandom::new(seed, "tick").millis(TICK_MS.0..TICK_MS.1 + 1)
+}
+
+/// Under every other seed what is not needed any more is deleted while the simulation goes on.
+fn configure(seed: u64, config: &mut NodeConfig) {
+    if seed % 4 < 2 {
+        config.delete_after = Duration::from_secs(10);
+    }
+}
 
 /// How a run ended.
 pub struct Ended {
@@ -34,27 +55,17 @@ pub struct Ended {
     pub simulated: Duration,
 }
 
-/// The hosts of a simulation, as faults reach them.
-struct Hosts<'a> {
-    sim: Sim<'a>,
-    machines: Vec<Arc<Machine>>,
-    /// Which of them are told to end and start again when they have.
-    ending: Vec<bool>,
-    gateways: Vec<Arc<FaultyBucket>>,
-    presence: Arc<Presence>,
-}
-
 /// Runs the seed.
 pub fn run(options: &Options) -> Outcome {
     let (seed, bug) = (options.seed, options.bug);
-    let place = Place::new(seed, bug);
-    let writers = options.writers.unwrap_or(WRITERS).min(WRITERS);
+    let place = Place { configure, level: options.level, ..Place::new(seed, bug) };
+    let writers = options.writers(WRITERS);
     let presence = Arc::new(Presence::default());
     let shared = Arc::new(Shared {
         seed,
         bug,
         homes_are_fresh: false,
-        keys: KEYS,
+        keys: options.keys(KEYS),
         calm: Lock::new(CALM),
         stop: Lock::new(options.until.unwrap_or(STOP).min(STOP)),
         writers,
@@ -63,153 +74,75 @@ pub fn run(options: &Options) -> Outcome {
         stopped: Lock::new(0),
         presence: Arc::clone(&presence),
         objects: Arc::clone(&place.objects),
+        sight: Arc::clone(&place.sight),
+        weather: Weather::of(&plan(options), joins(seed)),
         settled: Lock::new(None),
     });
     let mut sim = turmoil::Builder::new()
         .rng_seed(seed)
         .simulation_duration(LONGEST)
         .max_message_latency(LATENCY)
+        .tick_duration(tick(seed))
+        .enable_random_order()
         .build();
+    wire::add_server(&mut sim, &place);
     place.found(&NODES[..FOUNDERS]);
     let late = joins(seed).unwrap_or(Duration::MAX);
     let from = |name| if name == LATE { late } else { Duration::ZERO };
     let machines: Vec<_> =
-        NODES.iter().map(|name| Machine::add(&mut sim, &place, name, from(*name))).collect();
+        NODES.iter().chain([&TWIN]).map(|name| Machine::add(&mut sim, &place, name, from(*name))).collect();
     let gateways =
         (0..GATEWAYS.len()).map(|number| add_gateway(&mut sim, &place, number, &presence)).collect();
     for number in 0..writers {
-        let name = format!("client-{number}");
-        let client = Client::new(&name, Arc::clone(&shared));
+        let name = client(number);
+        let client = Client::new(name, Arc::clone(&shared));
         sim.client(name, async move {
             client.fill_carts().await;
             Ok(())
         });
     }
-    let reader = Client::new("reader", Arc::clone(&shared));
-    sim.client("reader", async move {
-        reader.look_at_the_end().await;
+    let odd = (Client::new("mischief", Arc::clone(&shared)), SeededRandom::new(seed, "mischief draws"));
+    sim.client("mischief", async move {
+        mischief::be_odd(odd.0, odd.1).await;
         Ok(())
     });
-    let ending = vec![false; machines.len()];
-    let mut hosts = Hosts { sim, machines, ending, gateways, presence };
+    let watched = (Arc::clone(&shared), place.clone());
+    sim.client("watcher", async move {
+        limits::watch(&watched.0, &watched.1).await;
+        Ok(())
+    });
+    let reader = Client::new("reader", Arc::clone(&shared));
+    let end = End { shared: Arc::clone(&shared), place: place.clone(), repairs: false };
+    sim.client("reader", async move {
+        reader.look_at_the_end().await;
+        ending::look(&end).await;
+        Ok(())
+    });
+    let landings = Arc::clone(&place.landings);
+    let mut hosts = Hosts::new(sim, machines, gateways, presence, place, writers);
     let faults = hosts.drive(plan(options), &shared);
-    let buckets = hosts.machines.iter().map(|m| &m.faults).chain(&hosts.gateways);
-    let injected: u64 = buckets.map(|faults| faults.injected()).sum();
-    let simulated = hosts.sim.elapsed();
+    let (injected, repeated, simulated) = (hosts.injected(), hosts.repeated(), hosts.sim.elapsed());
     drop(hosts);
-    finish(&shared, Ended { scene: Scene::Whole, faults, injected, simulated })
-}
-
-impl Hosts<'_> {
-    /// Steps until all clients have finished, with faults beginning and ending as planned; how many of each kind there were.
-    fn drive(&mut self, plan: Vec<Event>, shared: &Shared) -> BTreeMap<String, u64> {
-        let mut faults = BTreeMap::new();
-        for event in plan.iter().filter(|event| event.begins) {
-            *faults.entry(event.fault.kind()).or_default() += 1;
-        }
-        let mut plan = plan.into_iter().peekable();
-        let mut healed = false;
-        self.set_buckets(bucket_faults(false));
-        loop {
-            while let Some(event) = plan.next_if(|event| event.at <= self.sim.elapsed()) {
-                let what = if event.begins { "begins" } else { "ends" };
-                shared.trace.line_at(self.sim.elapsed(), "fault", &format!("{:?} {what}", event.fault));
-                self.apply(event);
-            }
-            if !healed && self.sim.elapsed() >= HEALED {
-                healed = true;
-                shared.trace.line_at(self.sim.elapsed(), "fault", "all have ended");
-                self.heal();
-            }
-            for (node, ending) in self.ending.iter_mut().enumerate() {
-                if *ending && !self.sim.is_host_running(NODES[node]) {
-                    *ending = false;
-                    self.sim.bounce(NODES[node]);
-                }
-            }
-            match self.sim.step() {
-                Ok(false) => {}
-                Ok(true) => return faults,
-                Err(error) => {
-                    shared.checker.lock().violate(Check::Broke, format!("the simulation broke off: {error}"));
-                    return faults;
-                }
-            }
-        }
+    let mut outcome = finish(&shared, Ended { scene: Scene::Whole, faults, injected, simulated });
+    for (name, count) in [("frames sent twice", repeated), ("writes that landed late", landings.landed())] {
+        outcome.report.counts.insert(name.to_owned(), count);
     }
-
-    fn set_buckets(&self, faults: Faults) {
-        self.machines.iter().for_each(|machine| machine.faults.set(faults));
-        self.gateways.iter().for_each(|gateway| gateway.set(faults));
-    }
-
-    /// Faults of two kinds may have met on one link: none is left now.
-    fn heal(&self) {
-        self.set_buckets(Faults::default());
-        for (at, node) in NODES.iter().enumerate() {
-            for other in NODES[at + 1..].iter().chain(&GATEWAYS) {
-                self.sim.release(*node, *other);
-                self.sim.repair(*node, *other);
-            }
-        }
-    }
-
-    fn apply(&mut self, event: Event) {
-        let sim = &mut self.sim;
-        let begins = event.begins;
-        match event.fault {
-            Fault::Cut(node, gateway) if begins => sim.partition(GATEWAYS[gateway], NODES[node]),
-            Fault::Cut(node, gateway) => sim.repair(GATEWAYS[gateway], NODES[node]),
-            Fault::Deaf(node, gateway) if begins => sim.partition_oneway(GATEWAYS[gateway], NODES[node]),
-            Fault::Deaf(node, gateway) => sim.repair_oneway(GATEWAYS[gateway], NODES[node]),
-            Fault::Mute(node, gateway) if begins => sim.partition_oneway(NODES[node], GATEWAYS[gateway]),
-            Fault::Mute(node, gateway) => sim.repair_oneway(NODES[node], GATEWAYS[gateway]),
-            Fault::Stalled(node, gateway) if begins => sim.hold(GATEWAYS[gateway], NODES[node]),
-            Fault::Stalled(node, gateway) => sim.release(GATEWAYS[gateway], NODES[node]),
-            Fault::Apart(node, other) if begins => sim.partition(NODES[node], NODES[other]),
-            Fault::Apart(node, other) => sim.repair(NODES[node], NODES[other]),
-            Fault::Unheard(node, other) if begins => sim.partition_oneway(NODES[node], NODES[other]),
-            Fault::Unheard(node, other) => sim.repair_oneway(NODES[node], NODES[other]),
-            Fault::Paused(node) => {
-                let others = NODES.iter().chain(&GATEWAYS).filter(|other| **other != NODES[node]);
-                for other in others {
-                    if begins {
-                        sim.hold(NODES[node], *other);
-                    } else {
-                        sim.release(NODES[node], *other);
-                    }
-                }
-            }
-            Fault::Crashed(node) | Fault::Wiped(node) if begins => {
-                self.ending[node] = false;
-                sim.crash(NODES[node]);
-                if let Fault::Wiped(_) = event.fault {
-                    self.machines[node].wipe();
-                }
-            }
-            Fault::Crashed(node) | Fault::Wiped(node) => sim.bounce(NODES[node]),
-            Fault::Restarted(node) if begins => {
-                self.ending[node] = true;
-                self.machines[node].end.notify_one();
-            }
-            // It starts again when it has ended.
-            Fault::Restarted(_) => {}
-            Fault::NoBucket(node) => self.machines[node].faults.set(bucket_faults(begins)),
-            Fault::GatewayCrashed(gateway) if begins => {
-                self.presence.lost(gateway);
-                sim.crash(GATEWAYS[gateway]);
-            }
-            Fault::GatewayCrashed(gateway) => sim.bounce(GATEWAYS[gateway]),
-            Fault::GatewayNoBucket(gateway) => self.gateways[gateway].set(bucket_faults(begins)),
-            Fault::BucketGone => self.set_buckets(bucket_faults(begins)),
-        }
-    }
+    outcome
 }
 
 /// Puts together what came of a run.
 pub fn finish(shared: &Shared, ended: Ended) -> Outcome {
     let Ended { scene, faults, injected, simulated } = ended;
     let mut checker = shared.checker.lock();
+    checker.violations.extend(shared.sight.take_violations());
+    for (actor, what) in std::mem::take(&mut checker.twice) {
+        let node = actor.rsplit_once('.').map_or(actor.as_str(), |(node, _)| node);
+        if !shared.sight.ended_orderly(node) {
+            checker.violate(Check::Dot, what);
+        }
+    }
+    checker.counts.void = shared.sight.promises.lock().voided() as u64;
+    let most = shared.sight.starts.lock().most;
     let c = &checker.counts;
     let settled = shared.settled.lock().map_or(0, |at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX));
     let counts = [
@@ -230,6 +163,14 @@ pub fn finish(shared: &Shared, ended: Ended) -> Outcome {
         ("values shown again", c.shown_again),
         ("ring versions settled", c.rings),
         ("ms until settled", settled),
+        ("requests that make no sense", c.nonsense),
+        ("writes sent again", c.again),
+        ("writes found where they were said to be", c.copies),
+        ("writes that had to be accepted", c.had_to),
+        ("acknowledged writes not owed any more", c.void),
+        ("looks at how nodes are", c.looks),
+        ("most operations of a start", most.operations),
+        ("most bytes read by a start", most.bytes),
     ];
     let counts = counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
     for stale in &checker.stale {
