@@ -99,7 +99,8 @@ impl BorrowError {
     pub(crate) fn is_final(&self) -> bool {
         match self {
             Self::UnsafeStore | Self::Itself(_) | Self::Stray { .. } => true,
-            Self::Segment(error) => matches!(error, SegmentError::Damaged { .. }),
+            // What is pinned can't be gone because its owner has merged it.
+            Self::Segment(error) => error.damaged_object().is_some(),
             Self::Manifest(error) => !matches!(error, ManifestReadError::Bucket(_)),
             _ => false,
         }
@@ -329,6 +330,7 @@ impl Borrower {
             .iter()
             .map(|entry| entry.object.as_str())
             .chain(manifest.dropped.iter().map(|dropped| dropped.object.as_str()))
+            .chain(manifest.quarantined.iter().map(|quarantined| quarantined.object.as_str()))
             .collect();
         let mut copied = Ok(());
         let mut any = false;

@@ -26,6 +26,22 @@ impl Engine {
         budget: usize,
         since: Option<Instant>,
     ) -> Result<(Vec<Bytes>, bool), SegmentError> {
+        match self.scan_once(first, last, after, budget, since).await {
+            // A merge has put others in the place of the segments that were being read.
+            Err(error) if error.is_missing() => self.scan_once(first, last, after, budget, since).await,
+            scanned => scanned,
+        }
+        .inspect_err(|error| self.note(error))
+    }
+
+    async fn scan_once(
+        &self,
+        first: KeyHash,
+        last: KeyHash,
+        after: Option<&RecordKey>,
+        budget: usize,
+        since: Option<Instant>,
+    ) -> Result<(Vec<Bytes>, bool), SegmentError> {
         let (mut blocks, mut bytes) = (4_usize, budget.max(1));
         loop {
             // Memory first: what a flush moves in between is then seen twice, never missed.
