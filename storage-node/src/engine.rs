@@ -564,7 +564,11 @@ impl Engine {
     /// # Errors
     /// As [`Engine::read`].
     pub(crate) async fn read_full(&self, key: &RecordKey) -> Result<(), SegmentError> {
-        let number = self.tables.read().index_number;
+        self.read_full_by(key, self.index_number()).await
+    }
+
+    /// As [`Engine::read_full`], for the index of this number; another one learns nothing of it.
+    async fn read_full_by(&self, key: &RecordKey, number: u64) -> Result<(), SegmentError> {
         if self.graves.may_hold(key.hash) {
             self.exhume(key.hash).await?;
         }

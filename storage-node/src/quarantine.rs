@@ -39,7 +39,7 @@ use crate::standing::Stand;
 
 /// The pause before what could not be done is tried again, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const MAX_PAUSE: Duration = Duration::from_secs(10);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// How often a partition is compared with a home in one go until nothing differs: what is given may bring back a deletion
 /// there, which is to be fetched then.
 const PASSES: usize = 8;
@@ -76,6 +76,8 @@ struct Loading {
     segments: Vec<Arc<Segment>>,
     done: usize,
     is_complete: bool,
+    /// Of these it is taken what can still be read, once it is known what is not held anyway.
+    salvage: Vec<Arc<Segment>>,
 }
 
 impl Quarantine {
@@ -111,12 +113,12 @@ impl Quarantine {
     /// Loads the clock index, deals with what is found to be damaged, and fetches what was lost, until the process ends.
     pub(crate) async fn run(self: Arc<Self>) {
         let engine = Arc::clone(&self.copier.engine);
-        let mut loading = self.load_anew();
+        let mut loading = self.load_anew(Vec::new());
         let mut compared = Compared::new();
         let mut pause = FIRST_PAUSE;
         loop {
-            let progress = self.once(&mut loading, &mut compared).await;
-            let wait = match progress {
+            let before = loading.done;
+            let wait = match self.once(&mut loading, &mut compared).await {
                 Ok(true) => {
                     pause = FIRST_PAUSE;
                     continue;
@@ -124,7 +126,8 @@ impl Quarantine {
                 Ok(false) => Duration::MAX,
                 Err(why) => {
                     tracing::warn!(%why, "not all that this node holds can be read or made good yet");
-                    pause = (pause * 2).min(MAX_PAUSE);
+                    // A bucket that answers now and then is not left alone for long.
+                    pause = if loading.done > before { FIRST_PAUSE } else { (pause * 2).min(MAX_PAUSE) };
                     pause
                 }
             };
@@ -154,25 +157,25 @@ impl Quarantine {
             };
             engine.clear(&report);
             compared.clear();
-            // Also if nothing is wrong with it: the index was not loaded from it.
-            *loading = self.load_anew();
-            if let Some(segment) = given_up {
-                self.salvage(&segment).await;
-            }
+            // Also if nothing is wrong with it: the index may not be loaded from it.
+            let mut salvage = std::mem::take(&mut loading.salvage);
+            salvage.extend(given_up);
+            *loading = self.load_anew(salvage);
             return Ok(true);
         }
         if !loading.is_complete {
-            let before = loading.done;
             match engine.go_on_loading(&loading.segments, &mut loading.done).await {
                 Ok(()) => {
                     loading.is_complete = true;
                     tracing::debug!(segments = loading.segments.len(), "the clock index is complete");
                 }
                 Err(_) if engine.report().is_some() => {}
-                // A bucket that answers now and then is not left alone for long.
-                Err(_) if loading.done > before => {}
                 Err(error) => return Err(format!("the clock index: {error}")),
             }
+            return Ok(true);
+        }
+        if let Some(segment) = loading.salvage.pop() {
+            self.salvage(&segment).await;
             return Ok(true);
         }
         if !self.ledger.lost().is_empty() {
@@ -182,8 +185,9 @@ impl Quarantine {
         Ok(false)
     }
 
-    fn load_anew(&self) -> Loading {
-        Loading { segments: self.copier.engine.segments.all().to_vec(), done: 0, is_complete: false }
+    fn load_anew(&self, salvage: Vec<Arc<Segment>>) -> Loading {
+        let segments = self.copier.engine.segments.all().to_vec();
+        Loading { segments, done: 0, is_complete: false, salvage }
     }
 
     fn partitions_in(&self, lost: &[HashRange]) -> BTreeSet<u32> {
