@@ -219,12 +219,14 @@ impl Quarantine {
             return Ok(None);
         };
         // A merge may have taken its place while it was read, and a sweep deleted it.
-        let Some(segment) = engine.find(object).filter(|now| found.as_ref().is_some_and(|f| Arc::ptr_eq(f, now)))
+        let Some(segment) =
+            engine.find(object).filter(|now| found.as_ref().is_some_and(|f| Arc::ptr_eq(f, now)))
         else {
             if found.is_none() && !self.ledger.names(object) {
                 // One that turned up late: what it held was acknowledged by another process of this name.
                 let lost = vec![HashRange::ALL];
-                self.quarantine(Quarantined { object: object.to_owned(), bytes, lost }, &wrong, || {}).await?;
+                self.quarantine(Quarantined { object: object.to_owned(), bytes, lost }, &wrong, || {})
+                    .await?;
             }
             return Ok(None);
         };
@@ -234,7 +236,8 @@ impl Quarantine {
             Some(entry) => entry.ranges(),
             None => vec![HashRange::ALL],
         };
-        let give_up = || if is_grave { engine.give_up_grave(&segment) } else { engine.give_up(Some(&segment)) };
+        let give_up =
+            || if is_grave { engine.give_up_grave(&segment) } else { engine.give_up(Some(&segment)) };
         self.quarantine(Quarantined { object: object.to_owned(), bytes, lost }, &wrong, give_up).await?;
         Ok(Some(segment))
     }
@@ -451,4 +454,3 @@ impl Quarantine {
         Ok(whole)
     }
 }
-

@@ -74,7 +74,9 @@ impl Stand {
 
     /// May it answer for this partition?
     pub(crate) fn votes_on(&self, partition: u32, now: Instant) -> bool {
-        self.at(now) == Standing::Counting && !self.unheld.read().contains(&partition) && !self.has_lost(partition)
+        self.at(now) == Standing::Counting
+            && !self.unheld.read().contains(&partition)
+            && !self.has_lost(partition)
     }
 
     /// May it lack something of this partition that it lost with a damaged object?

@@ -80,7 +80,10 @@ async fn fill(world: &World) -> Vec<(String, Vec<&'static str>)> {
         settle(world).await;
     }
     for i in 0..70 {
-        keys.push((format!("k{i}"), [&["1"][..], &["1", "2"], &["2"]][usize::from(i >= 30) + usize::from(i >= 40)].to_vec()));
+        keys.push((
+            format!("k{i}"),
+            [&["1"][..], &["1", "2"], &["2"]][usize::from(i >= 30) + usize::from(i >= 40)].to_vec(),
+        ));
     }
     keys
 }
@@ -452,7 +455,9 @@ async fn a_node_whose_manifests_are_damaged_or_gone_starts_and_is_repaired() {
         if gone {
             assert_eq!(said.quarantined[0].object, Manifest::object_name(&id("node-a"), 0));
         } else {
-            assert!(said.has_quarantined(&newest) && Manifest::version_of_object(&newest) < Some(said.version));
+            assert!(
+                said.has_quarantined(&newest) && Manifest::version_of_object(&newest) < Some(said.version)
+            );
         }
         let incarnation = world.status("node-a").await["incarnation"].as_str().unwrap().to_owned();
         let first: u32 = incarnation.split_once('-').unwrap().0.parse().unwrap();
