@@ -12,19 +12,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use futures_util::stream::{StreamExt, iter};
 use parking_lot::Mutex;
 
 use cartwheel_bucket::{BucketError, SharedBucket};
 use cartwheel_cluster::membership::{Follower, View};
 use cartwheel_core::hash::KeyHash;
-use cartwheel_core::manifest::Quarantined;
+use cartwheel_core::manifest::{Quarantined, SegmentEntry};
 use cartwheel_core::merkle::Span;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::ranges::{self, HashRange};
 use cartwheel_core::standing::Standing;
 use cartwheel_core::wire::{Reply, Request};
-use cartwheel_segments::verify::verify;
+use cartwheel_segments::verify::Verification;
 
 use crate::catch_up::{needed, other_homes};
 use crate::copier::Copier;
@@ -43,6 +44,12 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// How often a partition is compared with a home in one go until nothing differs: what is given may bring back a deletion
 /// there, which is to be fetched then.
 const PASSES: usize = 8;
+/// Partitions that are compared with one home at the same time.
+const AT_ONCE: usize = 16;
+/// How often a key is looked for that seems to lack something, and the pause in between: it may be on its way from one
+/// place to another.
+const LOOKS: usize = 3;
+const LOOK_PAUSE: Duration = Duration::from_millis(300);
 
 /// What quarantining needs.
 pub(crate) struct Quarantine {
@@ -116,6 +123,7 @@ impl Quarantine {
         let mut loading = self.load_anew(Vec::new());
         let mut compared = Compared::new();
         let mut pause = FIRST_PAUSE;
+        let mut said = String::new();
         loop {
             let before = loading.done;
             let wait = match self.once(&mut loading, &mut compared).await {
@@ -125,7 +133,12 @@ impl Quarantine {
                 }
                 Ok(false) => Duration::MAX,
                 Err(why) => {
-                    tracing::warn!(%why, "not all that this node holds can be read or made good yet");
+                    if why == said {
+                        tracing::debug!(%why, "not all that this node holds can be read or made good yet");
+                    } else {
+                        tracing::warn!(%why, "not all that this node holds can be read or made good yet");
+                        said = why;
+                    }
                     // A bucket that answers now and then is not left alone for long.
                     pause = if loading.done > before { FIRST_PAUSE } else { (pause * 2).min(MAX_PAUSE) };
                     pause
@@ -158,9 +171,10 @@ impl Quarantine {
             engine.clear(&report);
             compared.clear();
             // Also if nothing is wrong with it: the index may not be loaded from it.
-            let mut salvage = std::mem::take(&mut loading.salvage);
-            salvage.extend(given_up);
-            *loading = self.load_anew(salvage);
+            loading.salvage.extend(given_up);
+            if !engine.index_complete() {
+                *loading = self.load_anew(std::mem::take(&mut loading.salvage));
+            }
             return Ok(true);
         }
         if !loading.is_complete {
@@ -205,9 +219,8 @@ impl Quarantine {
             return Ok(None);
         }
         let entry = found.as_ref().and_then(|segment| segment.known());
-        let checked = verify(&*self.bucket, object, bytes, entry, Some(self.copier.hash_seed)).await;
-        let wrong = match checked {
-            Ok(verified) => verified.damages.first().map(ToString::to_string),
+        let wrong = match self.verify(object, bytes, entry).await {
+            Ok(wrong) => wrong,
             Err(error @ BucketError::NotFound { .. }) => Some(error.to_string()),
             Err(error) => return Err(format!("{object}: {error}")),
         };
@@ -242,9 +255,33 @@ impl Quarantine {
         Ok(Some(segment))
     }
 
+    /// Reads an object from one end to the other; gives the first thing that is wrong.
+    async fn verify(
+        &self,
+        object: &str,
+        bytes: u64,
+        entry: Option<&SegmentEntry>,
+    ) -> Result<Option<String>, BucketError> {
+        let (bucket, seed) = (&*self.bucket, Some(self.copier.hash_seed));
+        let mut verification = Verification::open(bucket, object, bytes, entry, seed).await?;
+        while let Some(step) = verification.step(bucket).await? {
+            self.copier.pace.turn(usize::try_from(step.bytes).unwrap_or(usize::MAX)).await;
+        }
+        Ok(verification.finish().damages.first().map(ToString::to_string))
+    }
+
     /// Looks for what hides a version that the index knows of. Gives the segment that is given up.
     async fn look_for(&self, hash: KeyHash) -> Result<Option<Arc<Segment>>, String> {
         let engine = &self.copier.engine;
+        for _ in 0..LOOKS {
+            match engine.lacks(hash).await {
+                Ok(true) => tokio::time::sleep(LOOK_PAUSE).await,
+                Ok(false) => return Ok(None),
+                // What is damaged is noted, and comes first.
+                Err(error) if error.damaged_object().is_some() => return Ok(None),
+                Err(error) => return Err(format!("the key of hash {hash}: {error}")),
+            }
+        }
         for segment in engine.segments.all().iter().filter(|segment| segment.covers(hash)) {
             if let Some(segment) = self.look_at(&segment.object, segment.bytes).await? {
                 return Ok(Some(segment));
@@ -419,22 +456,26 @@ impl Quarantine {
             let mut roots = Exchange::new(&self.copier, address, view.version());
             let spans: Vec<Span> = left.iter().map(|p| Span::of_partition(*p, self.partitions)).collect();
             let differing = roots.differing(&spans, 0).await?;
-            let mut still = Vec::new();
-            for (partition, span) in left.into_iter().zip(spans) {
-                if differing.binary_search(&span).is_ok() {
-                    let mut exchange = Exchange::new(&self.copier, address, view.version());
-                    exchange.repair(span).await?;
-                    if exchange.done.differing > 0 {
-                        still.push(partition);
-                        continue;
-                    }
-                }
-                done.push(partition);
+            let (unlike, alike): (Vec<_>, Vec<_>) =
+                left.into_iter().zip(spans).partition(|(_, span)| differing.binary_search(span).is_ok());
+            done.extend(alike.into_iter().map(|(partition, _)| partition));
+            let repairs = unlike.into_iter().map(|(partition, span)| async move {
+                let mut exchange = Exchange::new(&self.copier, address, view.version());
+                let outcome = exchange.repair(span).await;
+                (partition, exchange.done.differing, outcome)
+            });
+            // Most of the time each of them waits for writes in flight.
+            let mut repairing = iter(repairs).buffer_unordered(AT_ONCE);
+            left = Vec::new();
+            while let Some((partition, differing, outcome)) = repairing.next().await {
+                outcome?;
+                let list = if differing > 0 { &mut left } else { &mut *done };
+                list.push(partition);
             }
-            left = still;
             if left.is_empty() {
                 return Ok(());
             }
+            left.sort_unstable();
         }
         Err(format!("it still differs in {} partitions", left.len()))
     }

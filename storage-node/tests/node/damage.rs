@@ -74,7 +74,7 @@ async fn fill(world: &World) -> Vec<(String, Vec<&'static str>)> {
         for i in 0..40 {
             let name = format!("k{}", half * 30 + i);
             for home in NAMES {
-                put(world, home, &write(&name, 1 + half), Durability::Memory).await;
+                put(world, home, &write(&name, 1 + half), Durability::Disk).await;
             }
         }
         settle(world).await;
@@ -233,6 +233,14 @@ async fn all_segments_at_once_and_one_that_no_manifest_names() {
     world.counts("node-a").await;
     healed(&world, &keys, 3).await;
     assert!(manifest(&world, "node-a").await.has_quarantined(unknown));
+    // The next process does not find it once more.
+    world.kill("node-a").await;
+    let before = world.bucket("node-a").journal().len();
+    world.boot("node-a").await;
+    world.counts("node-a").await;
+    healed(&world, &keys, 3).await;
+    let looked = |done: &crate::rigged::Done| done.is(Operation::Get, unknown);
+    assert!(!world.bucket("node-a").journal()[before..].iter().any(looked));
 }
 
 /// (P8) One of two other homes may not have what was acknowledged.
@@ -303,8 +311,8 @@ async fn a_version_that_is_known_and_can_not_be_found_is_missed() {
     let keys = fill(&world).await;
     let name = "half";
     for home in &NAMES[1..] {
-        put(&world, home, &write(name, 1), Durability::Memory).await;
-        put(&world, home, &write(name, 2), Durability::Memory).await;
+        put(&world, home, &write(name, 1), Durability::Disk).await;
+        put(&world, home, &write(name, 2), Durability::Disk).await;
     }
     settle(&world).await;
     world.kill("node-a").await;
@@ -330,11 +338,11 @@ async fn a_version_that_is_known_and_can_not_be_found_is_missed() {
 async fn a_deletion_that_was_lost_comes_back_before_its_value_is_read() {
     let mut world = World::of(3, &NAMES).await;
     for home in NAMES {
-        put(&world, home, &write("gone", 1), Durability::Memory).await;
+        put(&world, home, &write("gone", 1), Durability::Disk).await;
     }
     settle(&world).await;
     for home in NAMES {
-        put(&world, home, &deletion("gone", 2), Durability::Memory).await;
+        put(&world, home, &deletion("gone", 2), Durability::Disk).await;
     }
     settle(&world).await;
     world.kill("node-a").await;
@@ -358,9 +366,9 @@ async fn a_deletion_that_was_lost_comes_back_before_its_value_is_read() {
 async fn a_deletion_that_the_others_have_in_graves_is_fetched_from_there() {
     let mut world = World::of(3, &NAMES).await;
     let name = "gone";
-    put(&world, "node-a", &write(name, 1), Durability::Memory).await;
+    put(&world, "node-a", &write(name, 1), Durability::Disk).await;
     settle(&world).await;
-    put(&world, "node-a", &deletion(name, 2), Durability::Memory).await;
+    put(&world, "node-a", &deletion(name, 2), Durability::Disk).await;
     settle(&world).await;
     for node in ["node-b", "node-c"] {
         world.stop(node).await;
