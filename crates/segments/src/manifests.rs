@@ -77,8 +77,8 @@ pub async fn newest_readable(bucket: &dyn Bucket, node: &NodeId) -> Result<Reada
     loop {
         let mut listed = list_all(bucket, &Manifest::prefix(node)).await?;
         let last = listed.last().map(|last| last.key.clone());
-        let mut readable = Readable::default();
-        readable.version = last.as_deref().and_then(Manifest::version_of_object).unwrap_or(0);
+        let version = last.as_deref().and_then(Manifest::version_of_object).unwrap_or(0);
+        let mut readable = Readable { version, ..Readable::default() };
         let mut gone = false;
         while let Some(next) = listed.pop() {
             match bucket.get(&next.key).await {
