@@ -134,7 +134,7 @@ const GOLDEN: &[(&str, usize, u64)] = &[
     ("calls-v1.bin", 395, 0xefc7_525f_2644_826e),
     ("frame-v1.bin", 33, 0x789d_d60f_4da1_5b56),
     ("gossip-v1.bin", 98, 0xcb33_6d46_7ed0_3831),
-    ("manifest-v1.json", 1342, 0xd73c_1ec4_014f_bbe9),
+    ("manifest-v1.json", 1839, 0xc46f_b04a_0aec_a2c0),
     ("namespace-v1.json", 288, 0x1a30_89cd_73bb_b0fe),
     ("record-v1.bin", 188, 0x2b12_d41c_8370_85fd),
     ("ring-v1.json", 767, 0x73f0_8fb1_6482_b69d),

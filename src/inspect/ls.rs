@@ -71,6 +71,7 @@ struct Figures {
     orphans: Count,
     dropped: Count,
     unclear: Count,
+    quarantined: Count,
     missing: u64,
     pins: u64,
     hints: Count,
@@ -86,6 +87,7 @@ impl Figures {
             (&mut self.orphans, other.orphans),
             (&mut self.dropped, other.dropped),
             (&mut self.unclear, other.unclear),
+            (&mut self.quarantined, other.quarantined),
             (&mut self.hints, other.hints),
         ] {
             mine.join(theirs);
@@ -112,6 +114,7 @@ impl Figures {
             "orphans": self.orphans.value(),
             "dropped": self.dropped.value(),
             "unclear": self.unclear.value(),
+            "quarantined": self.quarantined.value(),
             "missing": self.missing,
             "pins": self.pins,
             "hints": self.hints.value(),
@@ -209,6 +212,7 @@ impl Node {
                 (State::Orphan, _) => &mut figures.orphans,
                 (State::Dropped, _) => &mut figures.dropped,
                 (State::Unclear, _) => &mut figures.unclear,
+                (State::Quarantined, _) => &mut figures.quarantined,
             };
             count.add(object.bytes);
             figures.records += object.entry.as_ref().map_or(0, |entry| entry.records);

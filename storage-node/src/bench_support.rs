@@ -119,7 +119,6 @@ impl Node {
             piece_bytes: FLUSH_BYTES,
             settle: Duration::ZERO,
             wake: Arc::default(),
-            damaged: Default::default(),
             give_away: None,
         };
         Ok(Self { me, compactor })

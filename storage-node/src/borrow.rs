@@ -27,7 +27,7 @@ use cartwheel_segments::manifests::{ManifestReadError, newest};
 use crate::engine::Engine;
 use crate::ledger::{Committed, Ledger};
 use crate::pace::Pace;
-use crate::segments::pins::{Pin, pin_all, pins_of, unpin};
+use crate::segments::pins::{Pin, pin_all, pins_of, put_again, unpin, unreadable_pins_of};
 use crate::segments::{Cursor, Segment, SegmentError, Segments};
 
 /// How often a borrow begins anew because its owner has merged what was to be borrowed.
@@ -99,7 +99,8 @@ impl BorrowError {
     pub(crate) fn is_final(&self) -> bool {
         match self {
             Self::UnsafeStore | Self::Itself(_) | Self::Stray { .. } => true,
-            Self::Segment(error) => matches!(error, SegmentError::Damaged { .. }),
+            // What is pinned can't be gone because its owner has merged it.
+            Self::Segment(error) => error.damaged_object().is_some(),
             Self::Manifest(error) => !matches!(error, ManifestReadError::Bucket(_)),
             _ => false,
         }
@@ -329,6 +330,7 @@ impl Borrower {
             .iter()
             .map(|entry| entry.object.as_str())
             .chain(manifest.dropped.iter().map(|dropped| dropped.object.as_str()))
+            .chain(manifest.quarantined.iter().map(|quarantined| quarantined.object.as_str()))
             .collect();
         let mut copied = Ok(());
         let mut any = false;
@@ -434,6 +436,35 @@ impl Borrower {
                 if !pins.iter().any(|held| held.owner == node && held.pin == pin) {
                     pins.push(Held { owner: node.clone(), pin, since });
                 }
+            }
+            self.mend_pins(&node, &mut pins).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts pins of this node right that can't be read, for as long as there is one its owner deletes nothing at all.
+    async fn mend_pins(&self, owner: &NodeId, pins: &mut Vec<Held>) -> Result<(), BucketError> {
+        for damaged in unreadable_pins_of(&*self.bucket, owner, &self.me).await? {
+            tracing::error!(object = %damaged, "this pin is damaged; putting another one");
+            if let Some(held) = pins.iter().find(|held| held.pin.object_name(owner) == damaged) {
+                put_again(&*self.bucket, owner, &held.pin).await?;
+                continue;
+            }
+            // An earlier process's: what of that owner's is needed is what this process reads, or its manifest names.
+            let named = self.ledger.named();
+            let is_theirs =
+                |object: &String| cartwheel_core::manifest::owner_of_object(object) == Some(owner.as_str());
+            let all = self.borrowed_objects().chain(named.borrowed.iter().cloned());
+            let objects: BTreeSet<String> = all.filter(is_theirs).collect();
+            if !objects.is_empty() {
+                let nonce = format!("{:016x}", self.seams.random.next_u64());
+                let pin = Pin { holder: self.me.clone(), nonce, objects };
+                pins.push(Held { owner: owner.clone(), pin: pin.clone(), since: named.written });
+                put_again(&*self.bucket, owner, &pin).await?;
+            }
+            // Only who has the say knows what is needed.
+            if self.ledger.commit().await == Committed::Yes {
+                self.bucket.delete(&damaged).await?;
             }
         }
         Ok(())

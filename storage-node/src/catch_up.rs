@@ -38,6 +38,7 @@ use crate::disk::Disk;
 use crate::epoch::Incarnation;
 use crate::hints::Hints;
 use crate::loss::{Loss, held_object, own};
+use crate::quarantine::Quarantine;
 use crate::repair::image::{Brought, Image, ImageError};
 use crate::segments::hints::hint_prefix;
 use crate::segments::records_of;
@@ -82,6 +83,7 @@ pub(crate) struct CatchUp {
     /// Set once this process holds everything that was promised, and has said so.
     pub(crate) whole: Arc<AtomicBool>,
     pub(crate) loss: Loss,
+    pub(crate) quarantine: Arc<Quarantine>,
 }
 
 /// A node that was told, up to which generation it hands over, and how many keys.
@@ -395,10 +397,12 @@ impl CatchUp {
                     self.absorbed.lock().insert(object.key.clone());
                     taken.objects.push(object.key);
                 }
-                // It stays where it is, for people; its records are at other homes and holders.
+                // Its records are at other homes, or their holders: those are asked before this node votes.
                 Err(error) => {
-                    tracing::error!(%error, object = %object.key, "these hints are damaged");
-                    self.damaged.lock().insert(object.key);
+                    if self.damaged.lock().insert(object.key.clone()) {
+                        tracing::error!(%error, object = %object.key, "these hints are damaged");
+                        self.quarantine.lose_hints(object.key, bytes);
+                    }
                 }
             }
         }
@@ -597,13 +601,13 @@ async fn in_brief<T>(step: impl Future<Output = T>) -> Result<T, String> {
     tokio::time::timeout(LOOKING, step).await.map_err(|_| "the bucket did not answer in time".to_owned())
 }
 
-fn other_homes(view: &View, partition: u32, me: &NodeId) -> Vec<(NodeId, String)> {
+pub(crate) fn other_homes(view: &View, partition: u32, me: &NodeId) -> Vec<(NodeId, String)> {
     let homes = view.current.homes(partition).iter().filter_map(|home| view.current.member(*home));
     homes.filter(|member| member.id != *me).map(|m| (m.id.clone(), m.address.to_string())).collect()
 }
 
 /// How many of the other homes hold, together, every write that a majority has acknowledged: `N - W + 1`.
-fn needed(view: &View, partition: u32, me: &NodeId) -> usize {
+pub(crate) fn needed(view: &View, partition: u32, me: &NodeId) -> usize {
     let n = view.current.homes(partition).len();
     let w = n / 2 + 1;
     (n + 1 - w).min(other_homes(view, partition, me).len())

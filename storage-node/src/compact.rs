@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -55,8 +54,6 @@ pub(crate) struct Compactor {
     pub(crate) settle: Duration,
     /// Rung when there may be something to merge.
     pub(crate) wake: Arc<Notify>,
-    /// Segments that can't be read.
-    pub(crate) damaged: Mutex<BTreeSet<String>>,
     /// Forgets what others hold now, between merges.
     pub(crate) give_away: Option<Arc<GiveAway>>,
 }
@@ -139,20 +136,25 @@ impl Compactor {
         let small = |grave: &&Arc<Segment>| grave.bytes < self.piece_bytes as u64 / 2;
         let small: Vec<Arc<Segment>> = graves.iter().filter(small).take(MAX_INPUTS).cloned().collect();
         if small.len() > MAX_GRAVES {
-            self.merge_graves(&small).await?;
+            self.merge_graves(&small).await.inspect_err(|error| self.note_damage(error))?;
             return Ok(true);
         }
         Ok(false)
     }
 
     fn is_damaged(&self, segment: &Segment) -> bool {
-        self.damaged.lock().contains(&segment.object)
+        self.engine.is_noted(&segment.object)
     }
 
     fn note_damage(&self, error: &CompactError) {
-        if let CompactError::Segment(SegmentError::Damaged { object, error }) = error {
-            tracing::error!(%object, %error, "a segment is damaged; it is left as it is, and not merged any more");
-            self.damaged.lock().insert(object.clone());
+        let CompactError::Segment(error) = error else { return };
+        let Some(object) = error.damaged_object() else { return };
+        if self.ledger.names(object) {
+            self.engine.note(error);
+        } else {
+            // A piece that an earlier try has put: it goes as an orphan, and the merge is begun under another name.
+            tracing::error!(%error, "a piece of a merge is damaged; beginning anew");
+            self.ledger.finish();
         }
     }
 
@@ -164,7 +166,10 @@ impl Compactor {
         for segment in all {
             let entry = match segment.entry(&self.bucket).await {
                 Ok(entry) => entry,
-                Err(SegmentError::Damaged { .. }) => continue,
+                Err(error) if error.damaged_object().is_some() => {
+                    self.engine.note(&error);
+                    continue;
+                }
                 Err(error) => return Err(error.into()),
             };
             if self.is_damaged(segment) {

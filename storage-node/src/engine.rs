@@ -5,6 +5,7 @@
 
 mod adopt;
 mod compare;
+mod damage;
 mod memory;
 mod restrict;
 mod rows;
@@ -26,9 +27,8 @@ use tokio::time::Instant;
 
 use cartwheel_bucket::SharedBucket;
 use cartwheel_core::clock::{Actor, Dot};
-use cartwheel_core::clock_index::{ClockIndex, GroupFigures, Known};
+use cartwheel_core::clock_index::{ClockIndex, Known};
 use cartwheel_core::codec::DecodeError;
-use cartwheel_core::compaction::{Amount, GROUPS};
 use cartwheel_core::container::Container;
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::manifest::SegmentEntry;
@@ -42,15 +42,15 @@ use crate::graves::Graves;
 use crate::log::Log;
 use crate::memtable::{Flushed, Memtable, RecordKey};
 use crate::segments::{SegmentError, Segments, holds_all};
+use damage::Noted;
 use rows::{Row, Rows};
 use rules::{check_precondition, is_overfull, log_takes, reached_by_log};
 use tables::{Incoming, Tables, whole};
 
+pub(crate) use damage::Report;
 pub(crate) use memory::{Figures, Held};
 pub(crate) use swap::Reaped;
 
-/// Bytes that a record takes in segments beside what the index counts; rather too many than too few.
-const RECORD_OVERHEAD: u64 = 80;
 /// Unflushed bytes at which writes are refused, as a multiple of the flush size.
 pub(crate) const MAX_UNFLUSHED: usize = 4;
 
@@ -61,6 +61,9 @@ const MAX_LOGGED: usize = 4 * LOGGED;
 const LOGGED: usize = 4;
 /// Segments at which writes are refused until some are merged: reads look into all that may hold a key.
 pub(crate) const MAX_SEGMENTS: usize = 8192;
+
+/// How often a key is read before it is believed that something is missing.
+const READS: usize = 3;
 
 /// Called with the durability that a write has reached: the one asked, or less if the disk failed after the
 /// write was taken in. It can't be a refusal any more, for that would say that nothing was applied.
@@ -152,6 +155,7 @@ pub(crate) struct Engine {
     tree_wanted: AtomicBool,
     /// Objects whose taking up was begun and not brought to an end.
     half_taken_up: Mutex<HashSet<String>>,
+    noted: Noted,
 }
 
 impl std::fmt::Debug for Engine {
@@ -191,6 +195,7 @@ impl Engine {
                 active: Memtable::new(log_number),
                 frozen: None,
                 index: ClockIndex::default(),
+                index_number: 0,
                 requests: HashMap::new(),
                 request_order: VecDeque::new(),
                 closed: false,
@@ -204,6 +209,7 @@ impl Engine {
             bucket_fails: AtomicBool::new(false),
             tree_wanted: AtomicBool::new(true),
             half_taken_up: Mutex::default(),
+            noted: Noted::default(),
         }
     }
 
@@ -323,7 +329,7 @@ impl Engine {
     /// # Errors
     /// [`SegmentError`].
     pub(crate) async fn exhume(&self, hash: KeyHash) -> Result<(), SegmentError> {
-        for record in self.graves.find(hash).await? {
+        for record in self.graves.find(hash).await.inspect_err(|error| self.note(error))? {
             let bytes = record.encode();
             let mut tables = self.tables.write();
             let known = tables.index.get(hash);
@@ -486,10 +492,15 @@ impl Engine {
     /// # Errors
     /// [`SegmentError`] where the bucket was needed and did not answer right.
     pub(crate) async fn read(&self, key: &RecordKey) -> Result<Found, SegmentError> {
-        match self.read_once(key).await {
-            // A merge has put others in the place of the segments that were being read, long ago.
-            Err(error) if error.is_missing() => self.read_once(key).await,
-            found => found,
+        let mut tries = READS;
+        loop {
+            tries -= 1;
+            match self.read_once(key).await {
+                // A merge has put others in the place of the segments that were being read, long ago; or the key was
+                // written, or let go of, meanwhile.
+                Err(error) if tries > 0 && (error.is_missing() || error.is_incomplete()) => {}
+                found => return found.inspect_err(|error| self.note(error)),
+            }
         }
     }
 
@@ -516,7 +527,8 @@ impl Engine {
                 if !holds_all(&merged, &live) {
                     merged.sync(self.segments.read(key, None).await?);
                 }
-                whole(&merged, &live).unwrap_or(merged)
+                // A part of what is known would look like all of it.
+                whole(&merged, &live).ok_or(SegmentError::Incomplete { hash: key.hash })?
             }
         };
         Ok(match key.record(container) {
@@ -553,6 +565,11 @@ impl Engine {
     /// # Errors
     /// As [`Engine::read`].
     pub(crate) async fn read_full(&self, key: &RecordKey) -> Result<(), SegmentError> {
+        self.read_full_by(key, self.index_number()).await
+    }
+
+    /// As [`Engine::read_full`], for the index of this number; another one learns nothing of it.
+    async fn read_full_by(&self, key: &RecordKey, number: u64) -> Result<(), SegmentError> {
         if self.graves.may_hold(key.hash) {
             self.exhume(key.hash).await?;
         }
@@ -560,7 +577,11 @@ impl Engine {
             Found::Record(bytes) => decode(&bytes)?.container.map(|v| Brief::from(v)),
             Found::Absent => Container::default(),
         };
-        self.tables.write().index.join(key.hash, brief, true);
+        let mut tables = self.tables.write();
+        // What was read may be of a segment that was given up since.
+        if tables.index_number == number {
+            tables.index.join(key.hash, brief, true);
+        }
         Ok(())
     }
 
@@ -654,40 +675,6 @@ impl Engine {
     pub(crate) fn is_flushed(&self) -> bool {
         let tables = self.tables.read();
         tables.frozen.is_none() && tables.active.is_empty()
-    }
-
-    /// What each group of partitions would take if every key were in one record.
-    pub(crate) fn live(&self) -> [Amount; GROUPS as usize] {
-        let tables = self.tables.read();
-        let mut live = [Amount::default(); GROUPS as usize];
-        for (group, amount) in (0..GROUPS).zip(&mut live) {
-            let GroupFigures { keys, live_bytes, .. } = tables.index.group(group);
-            *amount = Amount { bytes: live_bytes + keys * RECORD_OVERHEAD, records: keys };
-        }
-        live
-    }
-
-    /// Figures for people.
-    pub(crate) fn figures(&self) -> Figures {
-        let (row_cache_hits, row_cache_misses) = self.rows.cache_use();
-        let (blocks_asked, block_cache_misses) = self.segments.cache_use();
-        let tables = self.tables.read();
-        Figures {
-            keys: tables.index.len(),
-            index_bytes: tables.index.bytes(),
-            index_complete: tables.index.is_complete(),
-            memtable_keys: tables.memtables().map(Memtable::len).sum(),
-            memtable_bytes: tables.unflushed_bytes(),
-            segments: self.segments.all().len(),
-            segment_bytes: self.segments.all().iter().map(|segment| segment.bytes).sum(),
-            graves: self.graves.segments.all().len(),
-            row_cache_bytes: self.rows.bytes(),
-            row_cache_hits,
-            row_cache_misses,
-            block_cache_hits: blocks_asked.saturating_sub(block_cache_misses),
-            block_cache_misses,
-            block_cache_bytes: self.segments.cached_bytes(),
-        }
     }
 }
 

@@ -195,7 +195,7 @@ impl GiveAway {
         let Some(restriction) = restriction.filter(|_| still()) else { return Ok(false) };
         let change = || {
             // Something may have come in late; the index must not know of what can't be read.
-            let none = self.engine.knows_keys_in(&kept.others, 1) == 0;
+            let none = self.engine.index_complete() && self.engine.knows_keys_in(&kept.others, 1) == 0;
             if none {
                 self.engine.restrict(&restriction);
             }

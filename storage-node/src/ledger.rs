@@ -11,7 +11,10 @@ use tokio::time::Instant;
 
 use cartwheel_bucket::SharedBucket;
 use cartwheel_cluster::seams::Seams;
-use cartwheel_core::manifest::{Dropped, Manifest, SegmentEntry, flush_of_object, owner_of_object};
+use cartwheel_core::manifest::{
+    Dropped, Manifest, Quarantined, SegmentEntry, flush_of_object, owner_of_object,
+};
+use cartwheel_core::ranges::{self, HashRange};
 use cartwheel_segments::manifests::newest_dated;
 
 use crate::engine::Engine;
@@ -57,6 +60,7 @@ struct Books {
     held_ms: u64,
     store_time: StoreTime,
     named: Named,
+    quarantined: Vec<Quarantined>,
 }
 
 /// What the newest manifest may name of other nodes.
@@ -126,6 +130,7 @@ impl Ledger {
             held_ms: manifest.held_ms,
             store_time,
             named: Named::default(),
+            quarantined: manifest.quarantined.clone(),
         };
         Self {
             bucket,
@@ -186,8 +191,11 @@ impl Ledger {
             .is_some_and(|(label, n)| books.taken.get(label).is_some_and(|taken| n <= *taken))
     }
 
-    /// Does this process read this object?
+    /// Does this process read this object, or keep it for people?
     pub(crate) fn names(&self, object: &str) -> bool {
+        if self.books.lock().quarantined.iter().any(|quarantined| quarantined.object == object) {
+            return true;
+        }
         let (segments, graves) = (self.engine.segments.all(), self.engine.graves.segments.all());
         segments.iter().chain(graves.iter()).any(|segment| segment.object == object)
     }
@@ -224,6 +232,44 @@ impl Ledger {
             return Committed::NotYet;
         }
         self.note_dropped(dropped.iter().map(|segment| (segment.object.clone(), segment.bytes)));
+        self.write(&mut version, false).await
+    }
+
+    /// What is quarantined.
+    pub(crate) fn quarantined(&self) -> Vec<Quarantined> {
+        self.books.lock().quarantined.clone()
+    }
+
+    /// The hashes of which this node may lack something that it had acknowledged, joined.
+    pub(crate) fn lost(&self) -> Vec<HashRange> {
+        let books = self.books.lock();
+        ranges::join(books.quarantined.iter().flat_map(|quarantined| quarantined.lost.iter().copied()))
+    }
+
+    /// Quarantines an object, together with `change`, and writes the manifest: nobody sees one without the other. One that
+    /// is known already may have lost more.
+    pub(crate) async fn quarantine(&self, object: Quarantined, change: impl FnOnce()) -> Committed {
+        let mut version = self.version.lock().await;
+        {
+            let mut books = self.books.lock();
+            books.dropped.retain(|dropped| dropped.object != object.object);
+            match books.quarantined.iter_mut().find(|known| known.object == object.object) {
+                Some(known) => known.lost = ranges::join(known.lost.iter().copied().chain(object.lost)),
+                None => books.quarantined.push(object),
+            }
+        }
+        change();
+        self.write(&mut version, false).await
+    }
+
+    /// The other homes have given all that was lost. What is quarantined stays so, but what no object is to blame for.
+    pub(crate) async fn note_mended(&self) -> Committed {
+        let mut version = self.version.lock().await;
+        {
+            let mut books = self.books.lock();
+            books.quarantined.retain(|quarantined| !quarantined.object.is_empty());
+            books.quarantined.iter_mut().for_each(|quarantined| quarantined.lost.clear());
+        }
         self.write(&mut version, false).await
     }
 
@@ -327,7 +373,7 @@ impl Ledger {
         let held = self.engine.held_since();
         let segments = self.engine.segments.all();
         let graves = self.engine.graves.segments.all();
-        let (taken, held_ms) = {
+        let (taken, held_ms, quarantined) = {
             let mut books = self.books.lock();
             let Books { dropped, taken, .. } = &mut *books;
             // One that was merged before any manifest named it is among the dropped.
@@ -341,7 +387,7 @@ impl Ledger {
             if let Some(held) = held.filter(|_| self.whole.load(Ordering::Acquire)) {
                 books.held_ms = books.held_ms.max(books.store_time.ms_of(held));
             }
-            (taken, books.held_ms)
+            (taken, books.held_ms, books.quarantined.clone())
         };
         let (segments, mut taken) = (self.described(&segments).await?, taken);
         for (label, n) in segments.1.iter().filter_map(|object| flush_of_object(object)) {
@@ -351,9 +397,10 @@ impl Ledger {
         Ok(Holdings {
             taken,
             held_ms,
-            ended: ended && segments.1.is_empty(),
+            ended: ended && segments.1.is_empty() && quarantined.iter().all(|q| q.lost.is_empty()),
+            quarantined,
             segments: segments.0,
-            graves: self.engine.graves.segments.entries(&graves).await?,
+            graves: self.described(&graves).await?.0,
             dropped: self.dropped(),
         })
     }
@@ -367,9 +414,9 @@ impl Ledger {
         for segment in segments {
             match segment.entry(self.engine.segments.bucket()).await {
                 Ok(entry) => entries.push(entry.clone()),
-                Err(SegmentError::Damaged { object, error }) => {
-                    tracing::error!(%object, %error, "a segment is damaged; the manifest does not name it");
-                    damaged.push(object);
+                Err(error) if error.damaged_object().is_some() => {
+                    self.engine.note(&error);
+                    damaged.push(segment.object.clone());
                 }
                 Err(error) => return Err(error),
             }

@@ -27,6 +27,7 @@ mod memory;
 mod memtable;
 mod offer;
 mod pace;
+mod quarantine;
 mod reap;
 mod recovery;
 mod repair;
@@ -75,7 +76,7 @@ use compact::Compactor;
 use copier::Copier;
 use disk::Disk;
 use engine::{Buckets, Engine, EngineConfig, Held};
-use epoch::{Incarnation, Leased};
+use epoch::{Incarnation, LeaseError, Leased};
 use flush::Flusher;
 use give_away::GiveAway;
 use hints::{Hints, HintsConfig};
@@ -85,6 +86,7 @@ use log::Log;
 use manifests::ManifestsError;
 use memory::{Budget, Governor};
 use pace::Pace;
+use quarantine::Quarantine;
 use reap::{Proofs, Reaper};
 use recovery::FoundSegment;
 use repair::{RepairDesk, Repairer};
@@ -119,6 +121,9 @@ pub enum StartError {
     /// The node's manifest is of no use.
     #[error(transparent)]
     Manifest(#[from] ManifestsError),
+    /// There is another process of this name.
+    #[error(transparent)]
+    Lease(LeaseError),
     /// The data directory is of no use.
     #[error("--data-dir: {0}")]
     Disk(io::Error),
@@ -152,6 +157,15 @@ impl From<loss::LossError> for StartError {
             loss::LossError::Bucket(error) => Self::Bucket(error),
             loss::LossError::Manifest(error) => Self::Manifest(ManifestsError::Read(error)),
             loss::LossError::Disk(error) => Self::Disk(error),
+        }
+    }
+}
+
+impl From<LeaseError> for StartError {
+    fn from(error: LeaseError) -> Self {
+        match error {
+            LeaseError::Bucket(error) => Self::Bucket(error),
+            error @ LeaseError::TakenOver(_) => Self::Lease(error),
         }
     }
 }
@@ -304,6 +318,19 @@ pub async fn start(
     let pace = Arc::new(Pace::new());
     let copier =
         Copier { engine: Arc::clone(&engine), peers: peers.clone(), pace: Arc::clone(&pace), hash_seed };
+    let quarantine = Arc::new(Quarantine {
+        me: incarnation.clone(),
+        copier: copier.clone(),
+        ledger: Arc::clone(&ledger),
+        hints: Arc::clone(&hints),
+        stand: Arc::clone(&stand),
+        follower: follower.clone(),
+        bucket: counted(Work::Repair),
+        partitions: view.current.partitions(),
+        forgot: AtomicBool::new(false),
+        damaged_hints: parking_lot::Mutex::default(),
+    });
+    patience.with(|| async { Ok(quarantine.resume().await?) }).await?;
     let catch_up = Arc::new(CatchUp {
         me: incarnation.clone(),
         address: address.clone(),
@@ -319,6 +346,7 @@ pub async fn start(
         hints: Arc::clone(&hints),
         whole: Arc::clone(&whole),
         loss,
+        quarantine: Arc::clone(&quarantine),
     });
     let parts = Parts {
         engine: Arc::clone(&engine),
@@ -378,7 +406,6 @@ pub async fn start(
         takeover: Arc::new(takeover),
         give_away: Arc::clone(&give_away),
     };
-    let segments = engine.segments.all().to_vec();
     let ring = follower.clone();
     let compactor = Compactor {
         engine: Arc::clone(&engine),
@@ -392,7 +419,6 @@ pub async fn start(
         piece_bytes: usize::try_from(budget.flush_bytes).unwrap_or(usize::MAX),
         settle: config.delete_after,
         wake: Arc::clone(&compact),
-        damaged: Default::default(),
         give_away: Some(Arc::clone(&give_away)),
     };
     let sweeper = Sweeper {
@@ -445,7 +471,7 @@ pub async fn start(
         async move {
             let offering = offer::offer(incarnation.node.clone(), Arc::clone(&hints), copier, follower);
             let mut background = vec![
-                tokio::spawn(recovery::load_index(Arc::clone(&engine), segments)),
+                tokio::spawn(Arc::clone(&quarantine).run()),
                 tokio::spawn(joiner.run()),
                 tokio::spawn(governor.run(move || holding.held_bytes())),
                 tokio::spawn(stand.run()),
@@ -486,7 +512,8 @@ pub async fn start(
                 Some(log) => log.close().await,
                 None => false,
             };
-            let keeps_epoch = !engine.is_fenced() && !give_away.has_forgotten();
+            let forgot = give_away.has_forgotten() || quarantine.has_forgotten();
+            let keeps_epoch = !engine.is_fenced() && !forgot;
             if let (true, Some(disk)) = (flushed && logged && keeps_epoch, &disk)
                 && let Err(error) = incarnation.leave_clean_end(&**disk, hints.newest_epoch()).await
             {
@@ -578,12 +605,16 @@ async fn recover(
         block_cache_bytes: caches - caches / 2,
     };
     let engine = Engine::new(engine_config, actor, hash_seed, buckets, log.clone(), log_number);
-    let recovery::FoundSegments { segments, manifest, store_time } = found_segments;
+    let recovery::FoundSegments { segments, more_graves, manifest, store_time } = found_segments;
     for FoundSegment { object, bytes, entry, born } in segments {
         engine.segments.push(engine.segments.open(object, bytes, entry, born));
     }
     for grave in &manifest.graves {
         engine.graves.segments.push(engine.graves.open(grave.clone()));
+    }
+    for grave in more_graves {
+        let graves = &engine.graves.segments;
+        graves.push(graves.open(grave.key, grave.size, None, None));
     }
     let replayed = found.records.len();
     for (record, bytes) in found.records {

@@ -113,8 +113,13 @@ async fn lost_since(
     let born = leases.iter().map(|lease| lease.modified_ms).min().unwrap_or(0);
     let since = match marks.iter().map(|mark| mark.modified_ms).max() {
         Some(marked) => {
-            let manifest = newest(&**bucket, node).await?;
-            manifest.map_or(0, |manifest| manifest.held_ms).max(marked)
+            // Of one that can't be read nothing is known.
+            let held_ms = match newest(&**bucket, node).await {
+                Ok(manifest) => manifest.map_or(0, |manifest| manifest.held_ms),
+                Err(ManifestReadError::Unreadable { .. }) => 0,
+                Err(error) => return Err(error.into()),
+            };
+            held_ms.max(marked)
         }
         None => born,
     };

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use cartwheel_bucket::{Bucket, BucketError, Created};
 use cartwheel_cluster::seams::Seams;
-use cartwheel_core::manifest::{Dropped, Manifest, SegmentEntry};
+use cartwheel_core::manifest::{Dropped, Manifest, Quarantined, SegmentEntry};
 use cartwheel_core::mutation::{Rule, removed};
 use cartwheel_core::names::NodeId;
-use cartwheel_segments::manifests::ManifestReadError;
+use cartwheel_core::ranges::HashRange;
+use cartwheel_segments::manifests::{ManifestReadError, Readable, newest_readable};
 
 pub use cartwheel_segments::manifests::newest;
 
@@ -53,6 +54,8 @@ pub struct Holdings {
     pub held_ms: u64,
     /// The process ends, and nothing is missing ([`Manifest::ended`]).
     pub ended: bool,
+    /// What is damaged or gone ([`Manifest::quarantined`]).
+    pub quarantined: Vec<Quarantined>,
 }
 
 /// Is it this process that wrote the manifest?
@@ -65,22 +68,33 @@ pub fn is_mine(manifest: &Manifest, me: &Incarnation) -> bool {
 /// Takes the manifest over from the process before, unchanged: from then on that one can't commit anything, and so
 /// delete nothing, that this one does not know of. Called before the node's objects are looked for.
 ///
+/// Where the newest can't be read, an older one is taken over in its place, and everything may be lost that the node had
+/// acknowledged: [`Manifest::lost`]. So it may where there is no manifest and there are segments.
+///
 /// # Errors
 /// [`ManifestsError::TakenOver`] if a newer incarnation has it.
 pub async fn claim(bucket: &dyn Bucket, seams: &Seams, me: &Incarnation) -> Result<Manifest, ManifestsError> {
     for _ in 0..MAX_TRIES {
-        let theirs = newest(bucket, &me.node).await?;
+        let Readable { manifest: theirs, unreadable, version } = newest_readable(bucket, &me.node).await?;
         if let Some(theirs) = &theirs {
             if theirs.epoch > me.epoch {
                 return Err(taken_over(me, theirs.epoch));
             }
-            if is_mine(theirs, me) {
+            if is_mine(theirs, me) && unreadable.is_empty() {
                 // An earlier try, whose answer was lost.
                 return Ok(theirs.clone());
             }
         }
-        let version = theirs.as_ref().map_or(0, |manifest| manifest.version) + 1;
-        let holdings = theirs.map_or_else(Holdings::default, |m| Holdings {
+        let mut damaged: Vec<(String, u64)> = unreadable.into_iter().map(|m| (m.key, m.size)).collect();
+        if version == 0 && has_segments(bucket, &me.node).await? {
+            damaged.push((Manifest::object_name(&me.node, 0), 0));
+        }
+        if !damaged.is_empty()
+            && let Some(epoch) = me.replaced_by(bucket).await?
+        {
+            return Err(taken_over(me, epoch));
+        }
+        let mut holdings = theirs.map_or_else(Holdings::default, |m| Holdings {
             segments: m.segments,
             graves: m.graves,
             dropped: m.dropped,
@@ -88,8 +102,17 @@ pub async fn claim(bucket: &dyn Bucket, seams: &Seams, me: &Incarnation) -> Resu
             held_ms: m.held_ms,
             // From now on there may be more.
             ended: false,
+            quarantined: m.quarantined,
         });
-        let manifest = manifest(seams, me, version, holdings);
+        for (object, bytes) in damaged {
+            tracing::error!(
+                %object,
+                "this manifest is damaged or gone; going on with what is found, and asking the other homes"
+            );
+            holdings.quarantined.retain(|quarantined| quarantined.object != object);
+            holdings.quarantined.push(Quarantined { object, bytes, lost: vec![HashRange::ALL] });
+        }
+        let manifest = manifest(seams, me, version + 1, holdings);
         if put(bucket, me, &manifest).await? {
             return Ok(manifest);
         }
@@ -114,19 +137,44 @@ pub async fn commit(
         if put(bucket, me, &manifest).await? {
             return Ok(manifest.version);
         }
-        match newest(bucket, &me.node).await? {
+        match newest(bucket, &me.node).await {
             // An earlier try, whose answer was lost.
-            Some(newest) if is_mine(&newest, me) || removed(Rule::Fence) => {
+            Ok(Some(newest)) if is_mine(&newest, me) || removed(Rule::Fence) => {
                 manifest.version = newest.version + 1;
             }
-            Some(newest) => return Err(taken_over(me, newest.epoch)),
+            Ok(Some(newest)) => return Err(taken_over(me, newest.epoch)),
             // Whoever had the name has deleted it since.
-            None => {}
+            Ok(None) => {}
+            // Whose it was can't be told; who takes over has leased an epoch before.
+            Err(ManifestReadError::Unreadable { object, error }) => {
+                if let Some(epoch) = me.replaced_by(bucket).await? {
+                    return Err(taken_over(me, epoch));
+                }
+                tracing::error!(%object, %error, "this manifest is damaged; writing a newer one");
+                let damaged = Manifest::version_of_object(&object).unwrap_or(0);
+                manifest.version = manifest.version.max(damaged) + 1;
+            }
+            Err(error) => return Err(error.into()),
         }
         manifest.put_id = put_id(seams, me);
     }
     let detail = format!("{MAX_TRIES} tries to write a manifest of {} found the name taken", me.node);
     Err(BucketError::Unavailable { key: Manifest::prefix(&me.node), detail }.into())
+}
+
+/// Has the node any segments in the bucket?
+async fn has_segments(bucket: &dyn Bucket, node: &NodeId) -> Result<bool, BucketError> {
+    for kind in ["c", "f"] {
+        if !bucket.list(&format!("nodes/{node}/{kind}/"), None, 1).await?.objects.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Is this what a manifest names that is damaged or gone?
+pub(crate) fn is_manifest(me: &NodeId, object: &str) -> bool {
+    object.starts_with(&Manifest::prefix(me))
 }
 
 fn taken_over(me: &Incarnation, epoch: u32) -> ManifestsError {
@@ -139,7 +187,7 @@ fn put_id(seams: &Seams, me: &Incarnation) -> String {
 }
 
 fn manifest(seams: &Seams, me: &Incarnation, version: u64, holdings: Holdings) -> Manifest {
-    let Holdings { segments, graves, dropped, taken, held_ms, ended } = holdings;
+    let Holdings { segments, graves, dropped, taken, held_ms, ended, quarantined } = holdings;
     Manifest {
         segments,
         graves,
@@ -147,6 +195,7 @@ fn manifest(seams: &Seams, me: &Incarnation, version: u64, holdings: Holdings) -
         taken,
         held_ms,
         ended,
+        quarantined,
         ..Manifest::new(me.node.clone(), version, me.epoch, put_id(seams, me), seams.clock.now_ms())
     }
 }
@@ -160,7 +209,11 @@ async fn put(bucket: &dyn Bucket, me: &Incarnation, manifest: &Manifest) -> Resu
     // A name is free, too, where another process has long written newer versions and deleted this one.
     let newer = bucket.list(&Manifest::prefix(&me.node), Some(&object), 1).await?;
     if newer.objects.is_empty() {
-        forget(bucket, &me.node, manifest.version.saturating_sub(KEPT)).await;
+        let superseded = manifest.version.saturating_sub(KEPT);
+        // One that is damaged is kept for people.
+        if !manifest.has_quarantined(&Manifest::object_name(&me.node, superseded)) {
+            forget(bucket, &me.node, superseded).await;
+        }
         return Ok(true);
     }
     forget(bucket, &me.node, manifest.version).await;

@@ -9,20 +9,14 @@ use tokio::time::Instant;
 
 use cartwheel_bucket::{Listed, SharedBucket, list_all};
 use cartwheel_cluster::seams::Seams;
-use cartwheel_core::manifest::{Manifest, SegmentEntry};
+use cartwheel_core::manifest::{Manifest, Quarantined, SegmentEntry};
 use cartwheel_core::record::Record;
 
 use crate::disk::Disk;
-use crate::engine::Engine;
 use crate::epoch::Incarnation;
 use crate::ledger::StoreTime;
 use crate::log::{self, RECORDS, file_number};
 use crate::manifests::{self, ManifestsError};
-use crate::segments::Segment;
-
-/// The pause before the index is loaded on, at first and at most.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// A segment of an earlier process.
 #[derive(Debug)]
@@ -40,6 +34,8 @@ pub(crate) struct FoundSegment {
 pub(crate) struct FoundSegments {
     /// Oldest first.
     pub(crate) segments: Vec<FoundSegment>,
+    /// Graves that the manifest does not name, where it is not the newest there was.
+    pub(crate) more_graves: Vec<Listed>,
     /// The manifest, which is this process's now.
     pub(crate) manifest: Manifest,
     /// What time it was, by the store's clock.
@@ -47,7 +43,10 @@ pub(crate) struct FoundSegments {
 }
 
 /// Claims the node's manifest and looks for the segments of all its incarnations: those that the manifest names, and
-/// those that were flushed after it. What it drops is not taken up again.
+/// those that were flushed after it. What it drops, or has quarantined, is not taken up again.
+///
+/// Where a newer manifest was damaged, what it named is not known: then all that is there and was not dropped is taken up.
+/// It is merged with what it was merged into before, and what one that was left over says is true as well.
 ///
 /// # Errors
 /// [`ManifestsError`].
@@ -63,7 +62,15 @@ pub(crate) async fn find_segments(
     let (now, now_ms) = (Instant::now(), leases.iter().map(|lease| lease.modified_ms).max().unwrap_or(0));
     let born = |modified_ms: u64| now.checked_sub(Duration::from_millis(now_ms.saturating_sub(modified_ms)));
     let objects = list_all(&**bucket, &format!("nodes/{node}/f/")).await?;
+    let is_unclear = |q: &Quarantined| !q.lost.is_empty() && manifests::is_manifest(node, &q.object);
+    let (mut compacted, mut more_graves) = (Vec::new(), Vec::new());
+    if manifest.quarantined.iter().any(is_unclear) {
+        compacted = list_all(&**bucket, &format!("nodes/{node}/c/")).await?;
+        more_graves = list_all(&**bucket, &format!("nodes/{node}/g/")).await?;
+    }
     let mut named: BTreeSet<&str> = manifest.dropped.iter().map(|dropped| dropped.object.as_str()).collect();
+    named.extend(manifest.quarantined.iter().map(|quarantined| quarantined.object.as_str()));
+    named.extend(manifest.graves.iter().map(|grave| grave.object.as_str()));
     let mut segments = Vec::new();
     for entry in &manifest.segments {
         let listed = objects.binary_search_by(|object| object.key.cmp(&entry.object)).ok();
@@ -79,11 +86,12 @@ pub(crate) async fn find_segments(
     }
     // A flush is durable once its PUT returned; the manifest may not have heard of it.
     let unknown = |object: &Listed| !named.contains(object.key.as_str()) && !manifest.has_taken(&object.key);
-    for object in objects.into_iter().filter(unknown) {
+    more_graves.retain(unknown);
+    for object in compacted.into_iter().chain(objects).filter(unknown) {
         let born = born(object.modified_ms);
         segments.push(FoundSegment { object: object.key, bytes: object.size, entry: None, born });
     }
-    Ok(FoundSegments { segments, manifest, store_time: StoreTime { ms: now_ms, at: now } })
+    Ok(FoundSegments { segments, more_graves, manifest, store_time: StoreTime { ms: now_ms, at: now } })
 }
 
 /// What the log files hold.
@@ -127,19 +135,6 @@ pub(crate) async fn read_logs(disk: &Arc<dyn Disk>) -> std::io::Result<FoundLogs
         found.newest = number;
     }
     Ok(found)
-}
-
-/// Fills the clock index in the background, however long the bucket takes.
-pub(crate) async fn load_index(engine: Arc<Engine>, segments: Vec<Arc<Segment>>) {
-    let (mut done, mut before, mut pause) = (0, 0, FIRST_PAUSE);
-    while let Err(error) = engine.go_on_loading(&segments, &mut done).await {
-        tracing::warn!(%error, done, "can't load the clock index yet; reads and writes look keys up instead");
-        // A bucket that answers now and then is not left alone for long.
-        pause = if done > before { FIRST_PAUSE } else { (pause * 2).min(MAX_PAUSE) };
-        before = done;
-        tokio::time::sleep(pause).await;
-    }
-    tracing::debug!(segments = segments.len(), "the clock index is complete");
 }
 
 #[cfg(test)]

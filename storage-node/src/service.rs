@@ -511,7 +511,9 @@ impl Inner {
         // others keep for it. Two that lost their disks have only each other.
         let counts = match scan.age {
             None => inner.stand.votes_on(scan.partition, Instant::now()),
-            Some(_) => inner.stand.at(Instant::now()) == Standing::Counting,
+            Some(_) => {
+                inner.stand.at(Instant::now()) == Standing::Counting && !inner.stand.has_lost(scan.partition)
+            }
         };
         if !counts {
             return reply.refuse(Refusal::CatchingUp);
@@ -617,6 +619,10 @@ async fn repeat(engine: &Engine, key: &RecordKey, dot: Dot, request: &MintReques
         return Err(Refusal::Unable("a version that was minted is gone".to_owned()));
     };
     let record = Record::decode(&bytes).map_err(|e| Refusal::Unable(e.to_string()))?;
+    // It may have been lost with a damaged object.
+    if !record.container.seen().contains(&dot) {
+        return Err(Refusal::Unable("a version that was minted is gone".to_owned()));
+    }
     let (sender, word) = tokio::sync::oneshot::channel();
     let done = Box::new(move |reached| {
         let _ = sender.send(reached);

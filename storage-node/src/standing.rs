@@ -36,6 +36,8 @@ pub(crate) struct Stand {
     beat: Mutex<Instant>,
     /// Partitions of which it may lack acknowledged writes that it lost with its disk.
     unheld: RwLock<BTreeSet<u32>>,
+    /// And those of which it may lack some that it lost with a damaged object.
+    lost: RwLock<BTreeSet<u32>>,
     /// Does being away take its votes away? Always, but in tests that show what that is for.
     strict: bool,
 }
@@ -54,6 +56,7 @@ impl Stand {
             ended: Notify::new(),
             beat: Mutex::new(Instant::now()),
             unheld: RwLock::default(),
+            lost: RwLock::default(),
             strict,
         })
     }
@@ -73,7 +76,14 @@ impl Stand {
 
     /// May it answer for this partition?
     pub(crate) fn votes_on(&self, partition: u32, now: Instant) -> bool {
-        self.at(now) == Standing::Counting && !self.unheld.read().contains(&partition)
+        self.at(now) == Standing::Counting
+            && !self.unheld.read().contains(&partition)
+            && !self.has_lost(partition)
+    }
+
+    /// May it lack something of this partition that it lost with a damaged object?
+    pub(crate) fn has_lost(&self, partition: u32) -> bool {
+        self.lost.read().contains(&partition)
     }
 
     /// The acknowledgement of a write that has reached so far.
@@ -165,9 +175,19 @@ impl Stand {
         *self.unheld.write() = partitions;
     }
 
+    /// Partitions of which it lost something.
+    pub(crate) fn set_lost(&self, partitions: BTreeSet<u32>) {
+        *self.lost.write() = partitions;
+    }
+
+    /// It lost something of these, too.
+    pub(crate) fn add_lost(&self, partitions: impl IntoIterator<Item = u32>) {
+        self.lost.write().extend(partitions);
+    }
+
     /// How many partitions it can't vote on yet.
     pub(crate) fn unheld(&self) -> usize {
-        self.unheld.read().len()
+        self.unheld.read().union(&self.lost.read()).count()
     }
 
     fn note_running(&self, now: Instant) {

@@ -19,7 +19,7 @@ use cartwheel_core::mutation::{Rule, removed};
 use crate::engine::Engine;
 use crate::epoch::Incarnation;
 use crate::ledger::{Ledger, StoreTime};
-use crate::segments::pins;
+use crate::segments::{SegmentError, pins};
 
 /// How often to look for objects that no manifest knows, at most.
 const LOOK: Duration = Duration::from_secs(600);
@@ -128,6 +128,7 @@ impl Sweeper {
         let mut known: BTreeSet<String> =
             segments.iter().chain(graves.iter()).map(|segment| segment.object.clone()).collect();
         known.extend(self.ledger.dropped().into_iter().map(|dropped| dropped.object));
+        known.extend(self.ledger.quarantined().into_iter().map(|quarantined| quarantined.object));
         let grace = u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX);
         let mut unreadable: Vec<String> = Vec::new();
         let (flushed, own) = (format!("nodes/{node}/f/"), self.me.segment_prefix());
@@ -153,6 +154,9 @@ impl Sweeper {
                     }
                     Err(error) => {
                         tracing::error!(%error, "a segment found late can't be taken up");
+                        if matches!(error, SegmentError::Damaged { .. }) {
+                            self.engine.note_late(&segment);
+                        }
                         // Those after it would make it one that was taken up before.
                         let label = flush_of_object(&segment.object).map(|(label, _)| format!("/{label}/"));
                         unreadable.extend(label);

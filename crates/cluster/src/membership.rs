@@ -293,6 +293,26 @@ impl Follower {
     }
 }
 
+/// How often the document that is known is looked at in the bucket.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// Puts a document that is damaged right: each version is one document for ever, and a process that starts needs it.
+/// One that is gone was taken away by somebody.
+async fn restore(bucket: &dyn Bucket, known: &RingDocument) -> Result<(), BucketError> {
+    let object = RingDocument::object_name(known.version);
+    match bucket.get(&object).await {
+        Ok(bytes) => match RingDocument::parse(&bytes) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::error!(%object, %error, "the ring document is damaged; putting it again");
+                bucket.put(&object, known.to_json().into()).await
+            }
+        },
+        Err(BucketError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 async fn follow(
     bucket: SharedBucket,
     seams: Seams,
@@ -301,7 +321,15 @@ async fn follow(
     changed: Arc<Notify>,
     nudge: Arc<Notify>,
 ) {
+    let mut looked = tokio::time::Instant::now();
     loop {
+        let view = sender.borrow().clone();
+        if let Some(view) = view.filter(|_| looked.elapsed() >= LOOK_AGAIN) {
+            looked = tokio::time::Instant::now();
+            if let Err(error) = restore(&*bucket, &view.document).await {
+                tracing::debug!(%error, "can't look whether the ring document is in order");
+            }
+        }
         let known = sender.borrow().as_ref().map_or(0, |v| v.version());
         match read_newest(&*bucket, known).await {
             Ok(Some(document)) if document.version > known => {
@@ -407,5 +435,25 @@ mod tests {
         let found = found(&Seams::real(), Founding::default(), vec![member("a", 1)], "test").unwrap();
         create(&*bucket, &found).await.unwrap();
         assert_eq!(follower.at_least(1).await.unwrap().version(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ring_document_that_is_damaged_is_put_again_by_who_knows_it() {
+        let bucket = Arc::new(MemoryBucket::new());
+        let document = ensure(&bucket, "a", 1).await;
+        let shared: SharedBucket = Arc::<MemoryBucket>::clone(&bucket);
+        let follower = Follower::start(shared, Seams::real(), Duration::from_secs(1));
+        follower.at_least(1).await.unwrap();
+        let object = RingDocument::object_name(1);
+        let before = bucket.get(&object).await.unwrap();
+        bucket.put(&object, "{".into()).await.unwrap();
+        assert!(read_newest(&*bucket, 0).await.is_err());
+        tokio::time::timeout(LOOK_AGAIN * 2, std::future::pending::<()>()).await.unwrap_err();
+        assert_eq!(bucket.get(&object).await.unwrap(), before);
+        assert_eq!(read_newest(&*bucket, 0).await.unwrap(), Some(document));
+        // Who took a cluster away does not find it again.
+        bucket.delete(&object).await.unwrap();
+        tokio::time::timeout(LOOK_AGAIN * 2, std::future::pending::<()>()).await.unwrap_err();
+        assert!(bucket.get(&object).await.is_err());
     }
 }

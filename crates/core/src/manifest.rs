@@ -52,6 +52,9 @@ pub struct Manifest {
     /// process to claim it makes that false again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended: bool,
+    /// Objects that are damaged or gone: never read or taken up again, and kept for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantined: Vec<Quarantined>,
     /// Checksum of the document with this field empty, 16 hex digits.
     pub checksum: String,
 }
@@ -95,6 +98,19 @@ pub struct Dropped {
     /// When the manifest that dropped it was put, milliseconds since 1970 by the store's clock; `None` until a later
     /// manifest knows.
     pub since_ms: Option<u64>,
+}
+
+/// An object that can't be relied on any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quarantined {
+    /// The object's name; empty where versions are missing and no object is known to be to blame.
+    pub object: String,
+    /// Its size, bytes, as far as that is known.
+    pub bytes: u64,
+    /// The hashes of which it may have held something, while the other homes have not been asked for that: joined.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<HashRange>,
 }
 
 impl SegmentEntry {
@@ -175,6 +191,9 @@ pub enum ManifestError {
     /// The ranges of an entry are not in order.
     #[error("manifest entry of {0}: field only: its ranges are not ascending, apart and within the segment")]
     Ranges(String),
+    /// The ranges of what is quarantined are not in order.
+    #[error("manifest entry of {0}: field lost: its ranges are not ascending and apart")]
+    Lost(String),
 }
 
 impl Manifest {
@@ -194,6 +213,7 @@ impl Manifest {
             taken: BTreeMap::new(),
             held_ms: 0,
             ended: false,
+            quarantined: Vec::new(),
             checksum: String::new(),
         }
     }
@@ -203,6 +223,18 @@ impl Manifest {
     pub fn has_taken(&self, object: &str) -> bool {
         flush_of_object(object)
             .is_some_and(|(label, n)| self.taken.get(label).is_some_and(|taken| n <= *taken))
+    }
+
+    /// Is this object never to be read again?
+    #[must_use]
+    pub fn has_quarantined(&self, object: &str) -> bool {
+        self.quarantined.iter().any(|quarantined| quarantined.object == object)
+    }
+
+    /// The hashes of which the node may lack something that it had acknowledged, joined.
+    #[must_use]
+    pub fn lost(&self) -> Vec<HashRange> {
+        ranges::join(self.quarantined.iter().flat_map(|quarantined| quarantined.lost.iter().copied()))
     }
 
     /// The object that holds `version` of `node`'s manifest.
@@ -250,8 +282,11 @@ impl Manifest {
             let within = e.only.iter().all(|r| e.first <= r.first && r.last <= e.last);
             within && ranges::is_joined(&e.only)
         };
-        match manifest.segments.iter().chain(&manifest.graves).find(|entry| !in_order(entry)) {
-            Some(entry) => Err(ManifestError::Ranges(entry.object.clone())),
+        if let Some(entry) = manifest.segments.iter().chain(&manifest.graves).find(|entry| !in_order(entry)) {
+            return Err(ManifestError::Ranges(entry.object.clone()));
+        }
+        match manifest.quarantined.iter().find(|quarantined| !ranges::is_joined(&quarantined.lost)) {
+            Some(quarantined) => Err(ManifestError::Lost(quarantined.object.clone())),
             None => Ok(manifest),
         }
     }
@@ -305,20 +340,51 @@ mod tests {
         }
     }
 
+    /// One that the other homes have been asked about, and one that they have not.
+    fn quarantined() -> Vec<Quarantined> {
+        let of = |n: u32, lost| Quarantined {
+            object: format!("nodes/node-a/f/0000000001-beef/{n:010}.seg"),
+            bytes: 10,
+            lost,
+        };
+        vec![of(5, Vec::new()), of(6, vec![HashRange::of_partition(1, 4), HashRange::of_partition(3, 4)])]
+    }
+
+    #[test]
+    fn what_is_lost_is_of_all_that_is_quarantined() {
+        let mut manifest = manifest();
+        assert!(manifest.lost().is_empty());
+        manifest.quarantined = quarantined();
+        assert_eq!(manifest.lost(), quarantined()[1].lost);
+        manifest.quarantined[0].lost = vec![HashRange::of_partition(2, 4)];
+        let joined = HashRange {
+            first: HashRange::of_partition(1, 4).first,
+            last: HashRange::of_partition(3, 4).last,
+        };
+        assert_eq!(manifest.lost(), [joined]);
+        assert!(manifest.has_quarantined(&quarantined()[1].object));
+        assert!(!manifest.has_quarantined("nodes/node-a/f/0000000001-beef/0000000007.seg"));
+        manifest.quarantined[1].lost.reverse();
+        let object = quarantined()[1].object.clone();
+        assert_eq!(Manifest::parse(&manifest.to_json()), Err(ManifestError::Lost(object)));
+    }
+
     #[test]
     fn golden_file() {
         let mut manifest = manifest();
         manifest.segments.push(borrowed());
         manifest.ended = true;
+        manifest.quarantined = quarantined();
         let golden = crate::golden::check("manifest-v1.json", &manifest.to_json());
         let parsed = Manifest::parse(&golden).unwrap();
         assert_eq!((parsed.segments, parsed.ended), (manifest.segments, true));
+        assert_eq!(parsed.quarantined, manifest.quarantined);
     }
 
     #[test]
     fn what_is_the_case_of_most_takes_no_room() {
         let text = String::from_utf8(manifest().to_json()).unwrap();
-        assert!(!text.contains("only") && !text.contains("ended"), "{text}");
+        assert!(!text.contains("only") && !text.contains("ended") && !text.contains("quar"), "{text}");
         assert!(!Manifest::parse(text.as_bytes()).unwrap().ended);
     }
 

@@ -59,6 +59,8 @@ pub enum State {
     Orphan,
     /// The newest manifest can't be read, so nobody can say.
     Unclear,
+    /// Damaged: it is kept for people, and never read again.
+    Quarantined,
 }
 
 impl State {
@@ -78,6 +80,7 @@ impl State {
             Self::Dropped => "dropped",
             Self::Orphan => "orphan",
             Self::Unclear => "unclear",
+            Self::Quarantined => "quarantined",
         }
     }
 }
@@ -192,6 +195,7 @@ impl Inventory {
         let mut said = BTreeMap::new();
         let Some(Dated { manifest, .. }) = &self.manifest else { return said };
         said.extend(manifest.dropped.iter().map(|d| (d.object.clone(), (State::Dropped, None))));
+        said.extend(manifest.quarantined.iter().map(|q| (q.object.clone(), (State::Quarantined, None))));
         let entry = |state, e: &SegmentEntry| (e.object.clone(), (state, Some(e.clone())));
         said.extend(manifest.graves.iter().map(|e| entry(State::Grave, e)));
         said.extend(manifest.segments.iter().map(|e| entry(State::Named, e)));

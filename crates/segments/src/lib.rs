@@ -10,6 +10,7 @@ pub mod inventory;
 pub mod manifests;
 pub mod pins;
 mod record_key;
+pub mod salvage;
 mod segments;
 pub mod trees;
 pub mod verify;

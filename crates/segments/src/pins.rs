@@ -101,6 +101,42 @@ pub async fn pins_of(bucket: &dyn Bucket, node: &NodeId, holder: &NodeId) -> Res
     Ok(pins)
 }
 
+/// The pins that `holder` has on objects of `node` and that can't be read.
+///
+/// # Errors
+/// Those of the bucket.
+pub async fn unreadable_pins_of(
+    bucket: &dyn Bucket,
+    node: &NodeId,
+    holder: &NodeId,
+) -> Result<Vec<String>, BucketError> {
+    let own = format!("{}{holder}-", prefix(node));
+    let mut unreadable = Vec::new();
+    for listed in list_all(bucket, &own).await? {
+        // The name of another holder may begin with that of this one; a nonce is 16 hex digits.
+        let nonce = listed.key[own.len()..].strip_suffix(".json").unwrap_or_default();
+        if nonce.len() != 16 || !nonce.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            continue;
+        }
+        match bucket.get(&listed.key).await {
+            Ok(bytes) if serde_json::from_slice::<Pin>(&bytes).is_ok() => {}
+            Ok(_) => unreadable.push(listed.key),
+            Err(BucketError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(unreadable)
+}
+
+/// Puts a pin again that was damaged.
+///
+/// # Errors
+/// Those of the bucket.
+pub async fn put_again(bucket: &dyn Bucket, node: &NodeId, pin: &Pin) -> Result<(), BucketError> {
+    let body = serde_json::to_vec_pretty(pin).unwrap_or_default();
+    bucket.put(&pin.object_name(node), Bytes::from(body)).await
+}
+
 /// Lets go of a pin.
 ///
 /// # Errors

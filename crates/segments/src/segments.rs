@@ -46,6 +46,12 @@ pub enum SegmentError {
         /// What is wrong.
         error: DecodeError,
     },
+    /// A version that is known of a key is in none of the segments.
+    #[error("a version that is known of the key of hash {hash} can't be found")]
+    Incomplete {
+        /// The key's.
+        hash: KeyHash,
+    },
 }
 
 impl SegmentError {
@@ -53,6 +59,26 @@ impl SegmentError {
     #[must_use]
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Bucket(error) if matches!(**error, BucketError::NotFound { .. }))
+    }
+
+    /// Is something missing that is known to be there?
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        matches!(self, Self::Incomplete { .. })
+    }
+
+    /// The object that is damaged, or gone; `None` if that is not what is wrong.
+    #[must_use]
+    pub fn damaged_object(&self) -> Option<&str> {
+        match self {
+            Self::Damaged { object, .. } => Some(object),
+            Self::Bucket(error) => match &**error {
+                // Shorter than it was.
+                BucketError::NotFound { key } | BucketError::Range { key, .. } => Some(key),
+                _ => None,
+            },
+            Self::Incomplete { .. } => None,
+        }
     }
 }
 

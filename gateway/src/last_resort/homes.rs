@@ -159,6 +159,8 @@ impl Homes {
             // What was dropped is in others, and what lies in a grave was deleted: an object that turns up late must
             // not bring it back.
             named.extend(dated.manifest.dropped.into_iter().map(|dropped| dropped.object));
+            // What is damaged can't be read; other homes have it.
+            named.extend(dated.manifest.quarantined.into_iter().map(|quarantined| quarantined.object));
             for entry in dated.manifest.graves.into_iter().chain(dated.manifest.segments) {
                 named.insert(entry.object.clone());
                 listed.objects.push(open(entry.object.clone(), entry.bytes, Some(entry)));

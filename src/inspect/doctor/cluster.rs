@@ -106,6 +106,17 @@ fn node(inventory: &Inventory, member: Option<bool>, now_ms: u64) -> Vec<Check> 
         let advice = "restore them, or let the other homes' copies repair it; see `cartwheel scrub`";
         checks.push(Check::fail(&format!("segments of {id}"), detail, advice));
     }
+    let quarantined = inventory.manifest.as_ref().map_or(&[][..], |dated| &dated.manifest.quarantined);
+    if let Some(first) = quarantined.first() {
+        let lost = quarantined.iter().filter(|quarantined| !quarantined.lost.is_empty()).count();
+        let detail = format!(
+            "{} damaged objects are quarantined, such as {}; what {lost} of them held is not repaired yet",
+            quarantined.len(),
+            first.object
+        );
+        let advice = "find out what damaged them; nothing reads them any more";
+        checks.push(Check::warn(&format!("segments of {id}"), detail, advice));
+    }
     match member {
         Some(false) if !inventory.objects.is_empty() => {
             let detail = format!("has {} segments and is no member of the ring", inventory.objects.len());

@@ -21,8 +21,14 @@ impl Engine {
     pub(crate) async fn adopt(&self, segment: Arc<Segment>) -> Result<(), SegmentError> {
         let clocks = segment.clocks(&self.index_bucket).await?;
         self.exhume_all(&clocks).await?;
-        self.learn(&segment, &clocks).await?;
-        self.segments.push(Arc::clone(&segment));
+        loop {
+            let number = self.index_number();
+            self.learn(&segment, &clocks).await?;
+            // An index that was begun anew meanwhile is loaded from what is there by then, and knows nothing of this.
+            if self.push_by(&segment, number) {
+                break;
+            }
+        }
         self.raise_all(&clocks)?;
         // Once more: a merge may have reaped a key just before it could see that this segment holds it.
         let exhumed = self.exhume_all(&clocks).await;

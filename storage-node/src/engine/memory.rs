@@ -1,6 +1,13 @@
 //! Figures of an engine: what its memory is taken up by, and how much of it caches may have.
 
+use cartwheel_core::clock_index::GroupFigures;
+use cartwheel_core::compaction::{Amount, GROUPS};
+
 use super::Engine;
+use crate::memtable::Memtable;
+
+/// Bytes that a record takes in segments beside what the index counts; rather too many than too few.
+const RECORD_OVERHEAD: u64 = 80;
 
 /// Bytes that the engine holds, by what for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -68,5 +75,39 @@ impl Engine {
     pub(crate) fn resize_caches(&self, rows: u64, blocks: u64) {
         self.rows.resize(rows);
         self.segments.resize_cache(blocks);
+    }
+
+    /// What each group of partitions would take if every key were in one record.
+    pub(crate) fn live(&self) -> [Amount; GROUPS as usize] {
+        let tables = self.tables.read();
+        let mut live = [Amount::default(); GROUPS as usize];
+        for (group, amount) in (0..GROUPS).zip(&mut live) {
+            let GroupFigures { keys, live_bytes, .. } = tables.index.group(group);
+            *amount = Amount { bytes: live_bytes + keys * RECORD_OVERHEAD, records: keys };
+        }
+        live
+    }
+
+    /// Figures for people.
+    pub(crate) fn figures(&self) -> Figures {
+        let (row_cache_hits, row_cache_misses) = self.rows.cache_use();
+        let (blocks_asked, block_cache_misses) = self.segments.cache_use();
+        let tables = self.tables.read();
+        Figures {
+            keys: tables.index.len(),
+            index_bytes: tables.index.bytes(),
+            index_complete: tables.index.is_complete(),
+            memtable_keys: tables.memtables().map(Memtable::len).sum(),
+            memtable_bytes: tables.unflushed_bytes(),
+            segments: self.segments.all().len(),
+            segment_bytes: self.segments.all().iter().map(|segment| segment.bytes).sum(),
+            graves: self.graves.segments.all().len(),
+            row_cache_bytes: self.rows.bytes(),
+            row_cache_hits,
+            row_cache_misses,
+            block_cache_hits: blocks_asked.saturating_sub(block_cache_misses),
+            block_cache_misses,
+            block_cache_bytes: self.segments.cached_bytes(),
+        }
     }
 }

@@ -58,6 +58,13 @@ impl Rows {
         self.stripe(hash).fetch_add(1, Ordering::AcqRel);
     }
 
+    /// What segments say changes, of any key.
+    pub(super) fn raise_every(&self) {
+        for sequence in &self.sequences {
+            sequence.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
     /// The row of a key, if nothing has made it old.
     pub(super) fn get(&self, key: &RecordKey, sequence: u64) -> Option<Row> {
         let row = self.cache.read().get(key).filter(|row| row.sequence == sequence)?;

@@ -1,10 +1,12 @@
 //! Reading a range of records in order: what a node that joins copies, or one that lost its disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use cartwheel_core::clock::Dot;
+use cartwheel_core::clock_index::Known;
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::record::Record;
 
@@ -19,6 +21,22 @@ impl Engine {
     /// # Errors
     /// [`SegmentError`].
     pub(crate) async fn scan(
+        &self,
+        first: KeyHash,
+        last: KeyHash,
+        after: Option<&RecordKey>,
+        budget: usize,
+        since: Option<Instant>,
+    ) -> Result<(Vec<Bytes>, bool), SegmentError> {
+        match self.scan_once(first, last, after, budget, since).await {
+            // A merge has put others in the place of the segments that were being read.
+            Err(error) if error.is_missing() => self.scan_once(first, last, after, budget, since).await,
+            scanned => scanned,
+        }
+        .inspect_err(|error| self.note(error))
+    }
+
+    async fn scan_once(
         &self,
         first: KeyHash,
         last: KeyHash,
@@ -79,6 +97,21 @@ impl Engine {
             }
             (blocks, bytes) = (blocks.saturating_mul(2), bytes.saturating_mul(2));
         }
+    }
+
+    /// Does the index know of a version of this key that is neither in memory nor in a segment?
+    ///
+    /// # Errors
+    /// [`SegmentError`].
+    pub(crate) async fn lacks(&self, hash: KeyHash) -> Result<bool, SegmentError> {
+        let known = self.tables.read().index.get(hash);
+        let Known::All(live) = known else { return Ok(false) };
+        let (records, _) = self.scan(hash, hash, None, usize::MAX / 2, None).await?;
+        let mut held: BTreeSet<Dot> = BTreeSet::new();
+        for record in &records {
+            held.extend(decode(record)?.container.siblings().iter().map(|sibling| sibling.dot.clone()));
+        }
+        Ok(live.siblings().iter().any(|sibling| !held.contains(&sibling.dot)))
     }
 
     /// Adds what lies in graves of these keys.

@@ -31,7 +31,7 @@ impl Engine {
     /// Fills the clock index from the segments that were there at the start; then it is complete.
     ///
     /// # Errors
-    /// [`SegmentError`]; what was read stays.
+    /// [`SegmentError`]; what was read stays. After damage it is to be begun anew.
     pub(crate) async fn load_index(&self, segments: &[Arc<Segment>]) -> Result<(), SegmentError> {
         self.go_on_loading(segments, &mut 0).await
     }
@@ -42,13 +42,24 @@ impl Engine {
         segments: &[Arc<Segment>],
         done: &mut usize,
     ) -> Result<(), SegmentError> {
-        self.graves.load().await?;
+        self.graves.load().await.inspect_err(|error| self.note(error))?;
+        let mut damage = None;
         for segment in segments.iter().skip(*done) {
-            self.index(segment).await?;
+            match self.index(segment).await {
+                // All that is damaged, at one go.
+                Err(error) if error.damaged_object().is_some() => {
+                    self.note(&error);
+                    damage = Some(error);
+                }
+                indexed => indexed?,
+            }
             *done += 1;
         }
+        if let Some(error) = damage {
+            return Err(error);
+        }
         for grave in self.graves.segments.all().iter() {
-            self.exhume_what_is_known(grave).await?;
+            self.exhume_what_is_known(grave).await.inspect_err(|error| self.note(error))?;
         }
         self.tables.write().index.set_complete();
         Ok(())

@@ -41,6 +41,8 @@ pub(super) struct Tables {
     /// Being flushed.
     pub(super) frozen: Option<Arc<Memtable>>,
     pub(super) index: ClockIndex,
+    /// How often the index was begun anew.
+    pub(super) index_number: u64,
     /// Request ids carried out lately and the dots they got, oldest first in `request_order`.
     pub(super) requests: HashMap<(KeyHash, u128), Dot>,
     pub(super) request_order: VecDeque<(KeyHash, u128)>,

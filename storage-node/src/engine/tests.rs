@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod concurrent;
+mod damage;
 mod durability;
 mod mint;
 mod model;

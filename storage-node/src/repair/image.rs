@@ -8,11 +8,12 @@ use bytes::Bytes;
 
 use cartwheel_bucket::{BucketError, SharedBucket};
 use cartwheel_core::hash::KeyHash;
+use cartwheel_core::manifest::Manifest;
 use cartwheel_core::merkle::{LEAF_BITS, MAX_DEPTH, Span, Tree};
 use cartwheel_core::names::NodeId;
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::Record;
-use cartwheel_segments::inventory::{Inventory, Kind};
+use cartwheel_segments::inventory::{Inventory, Kind, Object, State};
 use cartwheel_segments::trees::bucket_tree;
 use cartwheel_segments::{SegmentError, Segments};
 
@@ -30,9 +31,6 @@ pub(crate) enum ImageError {
     /// A segment, or a snapshot of the Merkle tree, can't be read.
     #[error(transparent)]
     Segment(#[from] SegmentError),
-    /// Nobody can say which of its objects count.
-    #[error("the newest manifest of {0} can't be read")]
-    Manifest(NodeId),
     /// A record that was read is refused here.
     #[error("{0}")]
     Refused(String),
@@ -75,19 +73,30 @@ impl Image {
     /// [`ImageError`].
     pub(crate) async fn open(bucket: &SharedBucket, node: &NodeId) -> Result<Self, ImageError> {
         // Before the segments: what is flushed in between is then read, and not believed to be known.
-        let tree = bucket_tree(bucket, node).await?.map(|read| read.tree);
+        let tree = match bucket_tree(bucket, node).await {
+            Ok(read) => read.map(|read| read.tree),
+            // Then all is read.
+            Err(error) if error.damaged_object().is_some() => {
+                tracing::error!(%node, %error, "its Merkle tree in the bucket can't be read");
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
         let inventory = Inventory::read(&**bucket, node).await?;
-        if inventory.unreadable.is_some() {
-            return Err(ImageError::Manifest(node.clone()));
+        if let Some(error) = &inventory.unreadable {
+            tracing::error!(%node, %error, "its manifest can't be read; taking whatever is there");
         }
         let segments = Segments::new(SharedBucket::clone(bucket), 0);
-        for object in inventory.objects.into_iter().filter(|o| o.state.counts() && o.kind != Kind::Grave) {
+        // Of what no manifest tells apart, all is true that was ever written; it may have been replaced since.
+        let counts = |o: &Object| (o.state.counts() || o.state == State::Unclear) && o.kind != Kind::Grave;
+        for object in inventory.objects.into_iter().filter(counts) {
             segments.push(segments.open(object.name, object.bytes, object.entry, None));
         }
         for missing in &inventory.missing {
             tracing::error!(%node, object = %missing.object, "its manifest names what is not in the bucket");
         }
-        let ended = inventory.manifest.is_some_and(|dated| dated.manifest.ended);
+        let ended = |manifest: &Manifest| manifest.ended && manifest.lost().is_empty();
+        let ended = inventory.manifest.is_some_and(|dated| ended(&dated.manifest));
         let is_whole = ended && inventory.missing.is_empty();
         Ok(Self { segments, tree, is_whole })
     }
@@ -131,6 +140,13 @@ impl Image {
         ranges
     }
 
+    /// Reads a segment no more; `false` if there is none of this name.
+    fn pass_over(&self, object: &str) -> bool {
+        let all = self.segments.all();
+        let segment = all.iter().find(|segment| segment.object == object);
+        segment.is_some_and(|segment| self.segments.replace(std::slice::from_ref(segment), Vec::new()))
+    }
+
     async fn take(
         &self,
         copier: &Copier,
@@ -144,12 +160,15 @@ impl Image {
             let (records, bound) = match scanned {
                 Ok(scanned) => scanned,
                 // The rest is of use all the same.
-                Err(error @ SegmentError::Damaged { .. }) => {
+                Err(error) => {
+                    let Some(object) = error.damaged_object() else { return Err(error.into()) };
                     tracing::error!(%error, "what another node left in the bucket is damaged; passed over");
                     brought.damaged += 1;
+                    if self.pass_over(object) {
+                        continue;
+                    }
                     return Ok(());
                 }
-                Err(error) => return Err(error.into()),
             };
             if bound == Some(first) {
                 // Many records of one hash.

@@ -19,6 +19,8 @@ struct Status<'a> {
     standing: &'static str,
     rounds: u64,
     partitions_not_held: usize,
+    /// Objects that are damaged or gone, and are never read again.
+    quarantined: usize,
     steps_down: bool,
     bucket_fails: bool,
     hints: Vec<HintsFigures>,
@@ -67,6 +69,7 @@ impl Inner {
             standing: self.stand.level().as_str(),
             rounds: self.stand.rounds(),
             partitions_not_held: self.stand.unheld(),
+            quarantined: self.ledger.quarantined().iter().filter(|q| !q.object.is_empty()).count(),
             steps_down: self.engine.is_fenced(),
             bucket_fails: self.engine.bucket_fails(),
             hints: self.hints.held().iter().map(HintsFigures::from).collect(),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use cartwheel_bucket::Bucket;
 use cartwheel_core::clock::Clock;
+use cartwheel_core::manifest::Quarantined;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::quorum::Durability;
 
@@ -408,4 +409,36 @@ async fn the_manifest_is_written_without_a_damaged_segment() {
     let manifest = store.manifest().await;
     assert_eq!(manifest.segments.len(), 5);
     assert!(!manifest.has_taken(&damaged), "it is still there to be looked at");
+}
+
+/// What is damaged is kept for people, and is no flush that turned up late.
+#[tokio::test(start_paused = true)]
+async fn what_is_quarantined_is_neither_deleted_nor_taken_up() {
+    let store = Store::new();
+    let mut process = store.machine(store.bucket(), None).boot().await;
+    process.load_index().await;
+    for n in 0..2 {
+        process.put(&format!("k{n}"), "value", &Clock::new(), Durability::Memory).await;
+        process.flush().await;
+    }
+    process.commit().await;
+    let flushes = store.objects("f").await;
+    let damaged = process.engine.segments.all()[0].clone();
+    let entry = |object: String| Quarantined { object, bytes: damaged.bytes, lost: Vec::new() };
+    process.ledger.quarantine(entry(damaged.object.clone()), || process.engine.give_up(Some(&damaged))).await;
+    let piece = "nodes/node-a/c/0123456789abcdef/0000000001.seg".to_owned();
+    store.memory.put(&piece, "x".into()).await.unwrap();
+    process.ledger.quarantine(entry(piece.clone()), || {}).await;
+    process.load_index().await;
+    assert_eq!(rounds(&store, &process).await, 0);
+    assert_eq!((store.objects("f").await, store.objects("c").await), (flushes.clone(), [piece].into()));
+    assert!(process.engine.segments.all().iter().all(|segment| segment.object != damaged.object));
+    assert!(process.container("k0").await.siblings().is_empty());
+    // One that follows neither, and one of another incarnation sees flushes of this one as late.
+    let next = store.machine(store.bucket(), None).boot().await;
+    next.load_index().await;
+    assert_eq!(rounds(&store, &next).await, 0);
+    assert!(next.engine.segments.all().iter().all(|segment| segment.object != damaged.object));
+    assert_eq!(store.objects("f").await, flushes);
+    assert_eq!(next.values("k1").await, ["value"]);
 }

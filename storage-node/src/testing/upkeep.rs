@@ -330,7 +330,6 @@ impl Process {
             piece_bytes: 1 << 20,
             settle: Duration::ZERO,
             wake: Arc::default(),
-            damaged: Default::default(),
             give_away: None,
         }
     }

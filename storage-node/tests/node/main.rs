@@ -3,6 +3,7 @@
 
 mod away;
 mod change_order;
+mod damage;
 mod repairing;
 mod rigged;
 mod serving;

@@ -16,32 +16,32 @@ use crate::away::World;
 use crate::rigged::Operation;
 use crate::support::{hash_of, key, namespace, read, status_of, values, version};
 
-const NAMES: [&str; 3] = ["node-a", "node-b", "node-c"];
+pub(crate) const NAMES: [&str; 3] = ["node-a", "node-b", "node-c"];
 /// Partitions of these clusters.
-const PARTITIONS: u32 = 16;
+pub(crate) const PARTITIONS: u32 = 16;
 
-fn dot(n: u64) -> Dot {
+pub(crate) fn dot(n: u64) -> Dot {
     Dot { actor: Actor::parse("node-m.1").unwrap(), n }
 }
 
-fn record(name: &str, context: &Clock, n: u64, version: Version) -> Record {
+pub(crate) fn record(name: &str, context: &Clock, n: u64, version: Version) -> Record {
     Record { namespace: namespace(), key: key(name), container: Container::delta(context, dot(n), version) }
 }
 
 /// The n-th write of a key, by somebody who has seen none of it.
-fn write(name: &str, n: u64) -> Record {
+pub(crate) fn write(name: &str, n: u64) -> Record {
     record(name, &Clock::new(), n, version(n.into(), &Clock::new(), &n.to_string()))
 }
 
 /// A deletion by somebody who has seen the first write.
-fn deletion(name: &str, n: u64) -> Record {
+pub(crate) fn deletion(name: &str, n: u64) -> Record {
     let context: Clock = [dot(1)].into_iter().collect();
     let version = Version { value: Value::Deleted, ..version(n.into(), &context, "") };
     record(name, &context, n, version)
 }
 
 /// Puts a record into one home, past all the others.
-async fn put(world: &World, home: &str, record: &Record, durability: Durability) {
+pub(crate) async fn put(world: &World, home: &str, record: &Record, durability: Durability) {
     let request = Request::Replicate { durability, hint_for: None, record: record.encode() };
     match world.call(home, request).await {
         // One that was stopped for a moment takes it all the same.
@@ -51,7 +51,7 @@ async fn put(world: &World, home: &str, record: &Record, durability: Durability)
 }
 
 /// What a home holds of a key, whether it votes at that moment or not.
-async fn held(world: &World, home: &str, name: &str) -> Option<Bytes> {
+pub(crate) async fn held(world: &World, home: &str, name: &str) -> Option<Bytes> {
     match world.call(home, read(name)).await {
         Reply::Found(record) | Reply::Partial(record) => Some(record).filter(|record| !record.is_empty()),
         Reply::Absent => None,
@@ -70,7 +70,7 @@ fn ask(asked: Repair) -> Request {
 }
 
 /// The sums of the parts of every partition, as a home says them.
-async fn sums(world: &World, home: &str) -> Vec<u64> {
+pub(crate) async fn sums(world: &World, home: &str) -> Vec<u64> {
     let spans = (0..PARTITIONS).map(|partition| Span::of_partition(partition, PARTITIONS)).collect();
     match world.call(home, ask(Repair::Sums { spans, depth: MAX_DEPTH })).await {
         Reply::Sums(sums) => sums,
@@ -79,7 +79,7 @@ async fn sums(world: &World, home: &str) -> Vec<u64> {
 }
 
 /// Has these homes compare with the others, all at the same time; gives what each says of it.
-async fn repaired(world: &World, homes: &[&str], partition: Option<u32>) -> Vec<Json> {
+pub(crate) async fn repaired(world: &World, homes: &[&str], partition: Option<u32>) -> Vec<Json> {
     for home in homes {
         assert_eq!(world.call(home, ask(Repair::Begin { partition })).await, Reply::Hello);
     }
@@ -312,7 +312,7 @@ async fn fill(world: &World) -> Vec<String> {
     keys
 }
 
-async fn is_whole(world: &World, name: &str) {
+pub(crate) async fn is_whole(world: &World, name: &str) {
     let whole = |reply: &Reply| {
         let status = status_of(reply.clone());
         status["standing"] == "counting" && status["partitions_not_held"] == 0

@@ -40,6 +40,8 @@ impl Done {
 struct State {
     refused: Vec<Rule>,
     held: Vec<Rule>,
+    /// The next range that is read of this object has one wrong byte.
+    garbled: Option<String>,
     journal: Vec<Done>,
 }
 
@@ -62,6 +64,11 @@ impl Rigged {
     /// From now on these answer that the bucket can't be reached.
     pub(crate) fn refuse(&self, operation: Operation, prefix: &str) {
         self.lock().refused.push((operation, prefix.to_owned()));
+    }
+
+    /// The next range of this object that is read is damaged on its way.
+    pub(crate) fn garble_once(&self, object: &str) {
+        self.lock().garbled = Some(object.to_owned());
     }
 
     /// From now on these wait.
@@ -130,7 +137,14 @@ impl Bucket for Rigged {
         self.run(Operation::Get, key, self.inner.get(key)).await
     }
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, BucketError> {
-        self.run(Operation::Get, key, self.inner.get_range(key, range)).await
+        let read = self.run(Operation::Get, key, self.inner.get_range(key, range)).await?;
+        if self.lock().garbled.take_if(|object| object == key).is_none() {
+            return Ok(read);
+        }
+        let mut read = read.to_vec();
+        let middle = read.len() / 2;
+        read[middle] ^= 0x10;
+        Ok(read.into())
     }
     async fn put(&self, key: &str, body: Bytes) -> Result<(), BucketError> {
         self.run(Operation::Put, key, self.inner.put(key, body)).await

@@ -381,3 +381,38 @@ async fn pins_that_were_left_go_in_the_background() {
     assert_reads(&process, &owner.model, "in the end").await;
     running.abort();
 }
+
+/// An owner deletes nothing while there is a pin that it can't read: whoever put it puts it right.
+#[tokio::test(start_paused = true)]
+async fn a_pin_that_is_damaged_is_put_again_by_its_holder() {
+    let store = Store::new();
+    let owner = Owner::new(&store).await;
+    let first = boot(&store, "node-b").await;
+    let holder = borrower(&first);
+    holder.borrow(&node("node-a"), &ranges()).await.unwrap();
+    let pins = || async { pins_of(&*store.memory, &node("node-a"), &node("node-b")).await.unwrap() };
+    let put = pins().await;
+    assert_eq!(put.len(), 1);
+    let object = put[0].object_name(&node("node-a"));
+    let another = "nodes/node-a/pins/node-b-c-0123456789abcdef.json";
+    store.memory.put(another, Bytes::from_static(b"{")).await.unwrap();
+    store.memory.put(&object, Bytes::from_static(b"{")).await.unwrap();
+    holder.find_pins(&[node("node-a")]).await.unwrap();
+    assert_eq!(pins().await, put, "the same");
+    // The next process does not know what it said.
+    store.memory.put(&object, Bytes::from_static(b"{")).await.unwrap();
+    let second = boot(&store, "node-b").await;
+    let next = borrower(&second);
+    next.find_pins(&[node("node-a")]).await.unwrap();
+    let instead = pins().await;
+    assert_eq!(instead.iter().map(|pin| &pin.objects).collect::<Vec<_>>(), [&put[0].objects]);
+    assert!(store.memory.get(&object).await.is_err());
+    assert!(store.memory.get(another).await.is_ok(), "another holder's");
+    store.memory.delete(another).await.unwrap();
+    owner.merge(true).await;
+    owner.sweep(&store).await;
+    assert_reads(&second, &owner.model, "it is pinned still").await;
+    rewrite(&second).await;
+    next.let_go().await.unwrap();
+    assert!(pins().await.is_empty());
+}
