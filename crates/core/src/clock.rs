@@ -12,6 +12,10 @@ use bytes::BufMut;
 use crate::codec::{DecodeError, Reader, put_bytes, put_varint};
 use crate::names::NodeId;
 
+/// The highest number of a dot: the longest integer of a structured field, so that clients can be told of it and give
+/// it back. Far above what any key can be written, and far below where sums of counts would overflow.
+pub const MAX_COUNT: u64 = 999_999_999_999_999;
+
 /// One incarnation of a storage node as a minter of dots. The epoch changes whenever the node can't prove
 /// that it still holds every dot it minted.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -249,11 +253,12 @@ impl Clock {
                 if step < if at == 0 { 2 } else { 1 } {
                     return Err(DecodeError::Malformed("clock cloud"));
                 }
-                last = last.checked_add(step).ok_or(DecodeError::Malformed("clock cloud"))?;
+                let next = last.checked_add(step).filter(|next| *next <= MAX_COUNT);
+                last = next.ok_or(DecodeError::Malformed("clock cloud"))?;
                 cloud.push(last);
             }
             let empty = base == 0 && cloud.is_empty();
-            if empty || entries.last().is_some_and(|e| e.actor >= actor) {
+            if empty || base > MAX_COUNT || entries.last().is_some_and(|e| e.actor >= actor) {
                 return Err(DecodeError::Malformed("clock"));
             }
             entries.push(Seen { actor, base, cloud });
@@ -337,6 +342,22 @@ mod tests {
 
     fn dots() -> impl Strategy<Value = BTreeSet<Dot>> {
         prop::collection::btree_set((0_u8..3, 1_u64..9).prop_map(|(a, n)| dot(a, n)), 0..14)
+    }
+
+    /// Adding one to such a count would overflow in whoever merges, and no client could ever give it back.
+    #[test]
+    fn counts_beyond_the_limit_are_refused() {
+        let actors = [dot(0, 1).actor];
+        let decode = |entry: &[u64]| {
+            let mut out = Vec::new();
+            [1, 0].iter().chain(entry).for_each(|n| put_varint(&mut out, *n));
+            Clock::decode(&mut Reader::new(out.into()), &actors)
+        };
+        assert!(decode(&[MAX_COUNT, 0]).is_ok());
+        assert_eq!(decode(&[MAX_COUNT + 1, 0]), Err(DecodeError::Malformed("clock")));
+        assert_eq!(decode(&[u64::MAX, 0]), Err(DecodeError::Malformed("clock")));
+        assert!(decode(&[MAX_COUNT - 2, 1, 2]).is_ok());
+        assert_eq!(decode(&[MAX_COUNT - 2, 1, 3]), Err(DecodeError::Malformed("clock cloud")));
     }
 
     proptest! {

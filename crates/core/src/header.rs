@@ -6,7 +6,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::clock::{Actor, Clock};
+use crate::clock::{Actor, Clock, MAX_COUNT};
 use crate::mutation::{Rule, removed};
 use crate::names::{Key, Namespace};
 
@@ -17,8 +17,6 @@ pub const MAX_CLOCK_ACTORS: usize = 512;
 /// Most single dots, over all actors, in a clock that a client sends.
 pub const MAX_CLOCK_DOTS: usize = 2048;
 const MAC_BYTES: usize = 16;
-/// Structured-field integers have at most 15 digits.
-const MAX_COUNT: u64 = 999_999_999_999_999;
 
 /// Why a clock header was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

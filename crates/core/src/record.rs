@@ -12,7 +12,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::clock::{Actor, Clock, Dot, decode_actors, encode_actors};
+use crate::clock::{Actor, Clock, Dot, MAX_COUNT, decode_actors, encode_actors};
 use crate::codec::{DecodeError, Reader, put_bytes, put_varint};
 use crate::container::{Container, Sibling};
 use crate::hash::{KeyHash, checksum};
@@ -176,7 +176,7 @@ fn read_dot(reader: &mut Reader, actors: &[Actor]) -> Result<Dot, DecodeError> {
     let at = usize::try_from(reader.varint("dot")?).unwrap_or(usize::MAX);
     let actor = actors.get(at).ok_or(DecodeError::Malformed("dot"))?.clone();
     let n = reader.varint("dot")?;
-    if n == 0 { Err(DecodeError::Malformed("dot")) } else { Ok(Dot { actor, n }) }
+    if (1..=MAX_COUNT).contains(&n) { Ok(Dot { actor, n }) } else { Err(DecodeError::Malformed("dot")) }
 }
 
 /// Checks what [`Container::from_parts`] would otherwise mend: order, and that `seen` covers the siblings.

@@ -253,10 +253,19 @@ impl SegmentMeta {
         }
         let start = footer_end.checked_sub(length).ok_or(DecodeError::Truncated("segment footer"))?;
         let mut footer = Reader::new(unseal(&tail.slice(start..footer_end), "segment footer")?);
+        // Readers add these numbers up: what reaches past the footer is refused once, here.
+        let footer_offset =
+            tail_offset.checked_add(start as u64).ok_or(DecodeError::Malformed("section bounds"))?;
+        let reaches_past = |offset: u64, length: u64, end: u64| {
+            offset.checked_add(length).is_none_or(|reached| reached > end)
+        };
         let (mut filter, mut index, mut clocks, mut leaves) = (None, None, (0, 0), None);
         for _ in 0..footer.count(3, "sections")? {
             let kind = footer.u8("section")?;
             let (offset, length) = (footer.varint("section")?, footer.varint("section")?);
+            if reaches_past(offset, length, footer_offset) {
+                return Err(DecodeError::Malformed("section bounds"));
+            }
             let inside = || {
                 let from = offset.checked_sub(tail_offset).and_then(|n| usize::try_from(n).ok());
                 let end = from.and_then(|n| n.checked_add(usize::try_from(length).ok()?));
@@ -281,11 +290,11 @@ impl SegmentMeta {
         let mut index = Vec::new();
         while reader.remaining() > 0 {
             let first = KeyHash(reader.u128("block")?);
-            index.push(BlockEntry {
-                first,
-                offset: reader.varint("block")?,
-                length: reader.varint("block")?,
-            });
+            let (offset, length) = (reader.varint("block")?, reader.varint("block")?);
+            if reaches_past(offset, length, tail_offset) {
+                return Err(DecodeError::Malformed("block bounds"));
+            }
+            index.push(BlockEntry { first, offset, length });
         }
         // Memory of its own: a slice would keep the whole tail alive.
         let filter = Filter { bits: Bytes::copy_from_slice(&filter) };
@@ -376,7 +385,7 @@ pub fn decode_leaf_deltas(section: &Bytes) -> Result<LeafDeltas, DecodeError> {
     Ok(deltas)
 }
 
-/// The clock column: each record's hash and clock, decoded one by one.
+/// The clock column: each record's hash and clock, decoded one by one. An entry that can't be read is the last.
 #[derive(Debug)]
 pub struct ClockColumn(Reader);
 
@@ -398,7 +407,12 @@ impl Iterator for ClockColumn {
     type Item = Result<(KeyHash, Container<Brief>), DecodeError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        (self.0.remaining() > 0).then(|| self.entry())
+        let entry = (self.0.remaining() > 0).then(|| self.entry())?;
+        if entry.is_err() {
+            // Nothing can be read after it, and whoever goes on must come to an end.
+            self.0 = Reader::new(Bytes::new());
+        }
+        Some(entry)
     }
 }
 
@@ -476,6 +490,60 @@ mod tests {
         let mut damaged = section.to_vec();
         damaged[1] ^= 1;
         assert!(decode_leaf_deltas(&damaged.into()).is_err());
+    }
+
+    /// Readers add offsets and lengths up.
+    #[test]
+    fn what_reaches_past_its_place_is_refused() {
+        let tail = |sections: &[(u8, u64, u64)], block: (u64, u64)| {
+            let mut out = BytesMut::new();
+            out.put_slice(&[1; 8]);
+            seal(&mut out, 0);
+            let index = out.len();
+            out.put_u128(1);
+            put_varint(&mut out, block.0);
+            put_varint(&mut out, block.1);
+            seal(&mut out, index);
+            let (footer, offset) = (out.len(), 1000);
+            let filled =
+                [(SECTION_FILTER, 1000, index as u64), (SECTION_INDEX, offset + 16, (footer - index) as u64)];
+            put_varint(&mut out, (sections.len() + 2) as u64);
+            for (kind, from, length) in filled.iter().chain(sections) {
+                out.put_u8(*kind);
+                put_varint(&mut out, *from);
+                put_varint(&mut out, *length);
+            }
+            put_varint(&mut out, 1);
+            out.put_u128(1);
+            out.put_u128(1);
+            seal(&mut out, footer);
+            let length = (out.len() - footer) as u32;
+            out.put_u32_le(length);
+            out.put_slice(END_MAGIC);
+            SegmentMeta::decode(&out.freeze(), 1000).map(drop)
+        };
+        assert_eq!(tail(&[(SECTION_CLOCKS, 8, 992), (SECTION_LEAVES, 900, 50)], (8, 992)), Ok(()));
+        for (kind, offset, length) in
+            [(SECTION_CLOCKS, 8, 10_000), (SECTION_LEAVES, u64::MAX, 2), (SECTION_BLOCKS, 2, u64::MAX)]
+        {
+            let refused = Err(DecodeError::Malformed("section bounds"));
+            assert_eq!(tail(&[(kind, offset, length)], (8, 992)), refused, "{kind}");
+        }
+        for block in [(8, 993), (u64::MAX, 1), (1, u64::MAX)] {
+            assert_eq!(tail(&[], block), Err(DecodeError::Malformed("block bounds")), "{block:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_column_ends_with_the_first_entry_that_cannot_be_read() {
+        let mut column = BytesMut::new();
+        column.put_u128(1);
+        encode_brief(&mut column, &brief(1));
+        column.put_slice(b"no hash");
+        seal(&mut column, 0);
+        let entries: Vec<bool> =
+            ClockColumn::open(&column.freeze()).unwrap().take(9).map(|e| e.is_ok()).collect();
+        assert_eq!(entries, [true, false]);
     }
 
     #[test]

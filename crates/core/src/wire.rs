@@ -507,6 +507,22 @@ mod tests {
     }
 
     #[test]
+    fn a_dot_alone_has_one_actor_and_a_number_within_the_limit() {
+        let minted = |n| {
+            let dot = Dot { actor: Actor::parse("node-a.1").unwrap(), n };
+            let reply = Reply::Minted { dot, reached: Durability::Disk, repeated: Bytes::new() };
+            join(Answer { ring_version: 42, reply }.encode())
+        };
+        let limit = crate::clock::MAX_COUNT;
+        assert!(Answer::decode(minted(limit)).is_ok());
+        for n in [0, limit + 1, u64::MAX] {
+            assert_eq!(Answer::decode(minted(n)), Err(DecodeError::Malformed("dot")), "{n}");
+        }
+        let none = [&minted(1)[..3], &[0, 1][..]].concat();
+        assert_eq!(Answer::decode(none.into()), Err(DecodeError::Malformed("dot")));
+    }
+
+    #[test]
     fn pages_split_as_they_were_joined() {
         let mut page = BytesMut::new();
         push_to_page(&mut page, b"one");

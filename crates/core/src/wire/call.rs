@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{Call, Deceased, MAX_DECEASED, MAX_TAGS, Pieces, Precondition, Repair, Request, Tags};
-use crate::clock::{Actor, Dot, decode_actors, encode_actors};
+use crate::clock::{Actor, Dot, MAX_COUNT, decode_actors, encode_actors};
 use crate::codec::{DecodeError, Reader, put_bytes, put_varint};
 use crate::hash::KeyHash;
 use crate::names::{Key, Namespace, NodeId};
@@ -122,9 +122,10 @@ pub(super) fn put_lone_dot(out: &mut BytesMut, dot: &Dot) {
 }
 
 pub(super) fn read_lone_dot(reader: &mut Reader) -> Result<Dot, DecodeError> {
-    let actors: Vec<Actor> = decode_actors(reader)?;
-    let actor = actors.into_iter().next().ok_or(DecodeError::Malformed("dot"))?;
-    Ok(Dot { actor, n: reader.varint("dot")? })
+    let [actor] =
+        <[Actor; 1]>::try_from(decode_actors(reader)?).map_err(|_| DecodeError::Malformed("dot"))?;
+    let n = reader.varint("dot")?;
+    if (1..=MAX_COUNT).contains(&n) { Ok(Dot { actor, n }) } else { Err(DecodeError::Malformed("dot")) }
 }
 
 pub(super) fn read_flag(reader: &mut Reader, what: &'static str) -> Result<bool, DecodeError> {
