@@ -211,8 +211,17 @@ impl CatchUp {
         self.stand.level()
     }
 
+    /// Is this node a member, or to be one? Nobody reads from one that is not: hints that are left for it are for those to
+    /// give away that are.
+    fn is_member(&self) -> bool {
+        self.follower.view().is_some_and(|view| view.document.member(&self.me.node).is_some())
+    }
+
     /// Catches up if the bucket holds hints.
     async fn look(&self) {
+        if !self.is_member() {
+            return;
+        }
         let listed = in_brief(self.bucket.list(&hint_prefix(&self.me.node), None, LOOKED_AT)).await;
         match listed {
             Ok(Ok(page)) => {
@@ -366,6 +375,9 @@ impl CatchUp {
     }
 
     async fn take_objects(&self, taken: &mut Taken, brief: bool) -> Result<(), String> {
+        if !self.is_member() {
+            return Ok(());
+        }
         let prefix = hint_prefix(&self.me.node);
         let listing = list_all(&*self.bucket, &prefix);
         let listed = if brief { in_brief(listing).await? } else { listing.await };

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use cartwheel_bucket::SharedBucket;
 use cartwheel_core::merkle::{Span, Tree};
-use cartwheel_segments::trees::{delete_other_trees, encode_tree, tree_object};
+use cartwheel_segments::trees::{delete_older_trees, encode_tree, tree_object};
 
 use crate::epoch::Incarnation;
 
@@ -49,7 +49,7 @@ impl TreeWriter {
         }
         self.written = Some(Instant::now());
         self.root = tree.sum(Span::of_partition(0, 1));
-        if let Err(error) = delete_other_trees(&*self.bucket, &self.me.node, &object).await {
+        if let Err(error) = delete_older_trees(&*self.bucket, &self.me.node, &object).await {
             tracing::debug!(%error, "can't delete older snapshots of the Merkle tree");
         }
     }

@@ -119,17 +119,24 @@ pub async fn bucket_tree(bucket: &SharedBucket, node: &NodeId) -> Result<Option<
     }
 }
 
-/// Deletes all snapshots of a node but this one.
+/// Deletes all snapshots of a node that `keep` replaces: those of its own process and of earlier ones. A process that
+/// does not know yet that it was replaced leaves its successor's alone.
 ///
 /// # Errors
 /// Those of the bucket.
-pub async fn delete_other_trees(bucket: &dyn Bucket, node: &NodeId, keep: &str) -> Result<(), BucketError> {
+pub async fn delete_older_trees(bucket: &dyn Bucket, node: &NodeId, keep: &str) -> Result<(), BucketError> {
     for listed in list_all(bucket, &tree_prefix(node)).await? {
-        if listed.key != keep {
+        if listed.key != keep && epoch_of(node, &listed.key) <= epoch_of(node, keep) {
             bucket.delete(&listed.key).await?;
         }
     }
     Ok(())
+}
+
+/// The epoch that the label of a snapshot begins with; nothing, which is less than all others, if it has none.
+fn epoch_of(node: &NodeId, object: &str) -> Option<u32> {
+    let (label, _) = flush_of_tree(node, object)?;
+    label.split('-').next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -215,7 +222,7 @@ mod tests {
         writer.bucket.delete(&writer.object(1)).await.unwrap();
         assert_eq!(writer.read().await, Some(read));
         let second = writer.snapshot().await;
-        delete_other_trees(&*writer.bucket, &node(), &second).await.unwrap();
+        delete_older_trees(&*writer.bucket, &node(), &second).await.unwrap();
         assert!(matches!(writer.bucket.get(&first).await, Err(BucketError::NotFound { .. })));
         assert_eq!(writer.read().await.unwrap().flushes, 0);
     }
@@ -252,6 +259,22 @@ mod tests {
         let any = writer.bucket.get(&writer.object(4)).await.unwrap();
         writer.bucket.put(later, any).await.unwrap();
         assert_eq!(writer.read().await, None, "a later process has flushed");
+    }
+
+    /// It does not know yet that it was replaced.
+    #[tokio::test]
+    async fn an_older_process_leaves_its_successors_snapshot_alone() {
+        let bucket = MemoryBucket::new();
+        let of = |label: &str, n| tree_object(&node(), label, n);
+        let (before, mine) = (of("0000000001-f00d", 9), of(LABEL, 3));
+        let (earlier, next) = (of(LABEL, 2), of("0000000004-0bad", 1));
+        for object in [&before, &earlier, &mine, &next] {
+            bucket.put(object, "tree".into()).await.unwrap();
+        }
+        delete_older_trees(&bucket, &node(), &mine).await.unwrap();
+        let left = list_all(&bucket, &tree_prefix(&node())).await.unwrap();
+        let left: Vec<String> = left.into_iter().map(|listed| listed.key).collect();
+        assert_eq!(left, [mine, next]);
     }
 
     #[test]

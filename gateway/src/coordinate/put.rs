@@ -124,6 +124,13 @@ struct Short {
     minted: Option<Minted>,
 }
 
+/// Until when storage nodes are waited for: where the bucket may stand in, a quarter of the time is left for it. Nodes
+/// that hang are no reason to refuse a write.
+fn give_up(write: &Write) -> Instant {
+    let left = write.deadline.saturating_duration_since(Instant::now());
+    if write.sloppy { write.deadline - left / 4 } else { write.deadline }
+}
+
 /// A version that was minted.
 #[derive(Debug, Clone)]
 struct Minted {
@@ -142,6 +149,8 @@ struct Attempt {
     answers: mpsc::UnboundedReceiver<cartwheel_cluster::Outcome>,
     /// The first mint, encoded: one of unknown fate is repeated as it was.
     mint: Option<(Asked, Pieces)>,
+    /// Until when storage nodes are waited for.
+    give_up: Instant,
     /// When replicas that have not answered are slow.
     slow_at: Option<Instant>,
     /// Homes that took the version but are catching up, to be asked again at this time.
@@ -179,6 +188,7 @@ impl Attempt {
             answers,
             mint: None,
             slow_at: Some(slow_after(write.deadline)).filter(|_| write.sloppy),
+            give_up: give_up(write),
             ask_again: Vec::new(),
             extras: Vec::new(),
             minting: None,
@@ -239,6 +249,7 @@ impl Attempt {
     /// The client has its answer; the homes that have not answered still get the version, or somebody keeps it for
     /// them, within the request's time.
     fn go_on(mut self) {
+        self.give_up = self.write.deadline;
         if self.machine.is_idle() || self.minted.is_none() {
             return;
         }
@@ -333,7 +344,7 @@ impl Attempt {
         let mint_until = self.minting.map(|(_, until)| until);
         let again = self.ask_again.iter().map(|(_, at)| *at).min();
         let until = [mint_until, self.slow_at, again].into_iter().flatten().min();
-        let until = until.map_or(self.write.deadline, |until| until.min(self.write.deadline));
+        let until = until.map_or(self.give_up, |until| until.min(self.give_up));
         let Ok(received) = tokio::time::timeout_at(until, self.answers.recv()).await else {
             return self.time_passed(until);
         };
@@ -353,7 +364,7 @@ impl Attempt {
 
     /// Something was waited for until then.
     fn time_passed(&mut self, until: Instant) -> Next {
-        if until >= self.write.deadline {
+        if until >= self.give_up {
             return Next::Event(PutEvent::Deadline);
         }
         if let Some((node, _)) = self.minting.take_if(|(_, at)| *at <= until) {
@@ -491,7 +502,8 @@ impl Attempt {
         Short {
             tally,
             applied,
-            late,
+            // Given up early: there is time for the bucket.
+            late: late && Instant::now() >= self.write.deadline,
             missed: self.targets.missed(self.write.w, tally),
             n: self.targets.homes.len(),
             homes: self.targets.home_ids(),

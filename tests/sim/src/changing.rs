@@ -162,8 +162,9 @@ pub fn run(options: &Options) -> Outcome {
     for spare in &NODES[FOUNDERS..] {
         sim.crash(*spare);
     }
-    let gateways =
-        (0..GATEWAYS.len()).map(|number| add_gateway(&mut sim, &place, number, &presence).reach.faults).collect();
+    let gateways = (0..GATEWAYS.len())
+        .map(|number| add_gateway(&mut sim, &place, number, &presence).reach.faults)
+        .collect();
     let scene = Arc::new(Scene {
         shared: Arc::clone(&shared),
         place: place.clone(),

@@ -255,6 +255,9 @@ impl Checker {
             seen.insert(id);
             seen.extend(&self.writes[&id].past);
         }
+        // Whoever saw a deletion without a clock did not know yet all that it may have replaced.
+        let vague: Vec<WriteId> = seen.iter().copied().filter(|id| self.writes[id].vague).collect();
+        vague.iter().for_each(|id| seen.extend(&self.writes[id].past));
         if unclear {
             // Some deletion or several, by somebody who does not know whether it was applied: any of them.
             seen.extend(self.deleted(key));

@@ -20,8 +20,8 @@ use turmoil::Sim;
 
 use crate::doom::{Doom, Doomed};
 use crate::limits::Counted;
-use crate::sight::Sight;
 use crate::options::Level;
+use crate::sight::Sight;
 use crate::trace::Trace;
 use crate::wire;
 use crate::world::lock::Lock;
@@ -210,7 +210,8 @@ impl Machine {
     }
 
     fn config(&self) -> NodeConfig {
-        let mut config = NodeConfig::new(NodeId::new(*self.id.lock()).unwrap(), format!("0.0.0.0:{NODE_PORT}"));
+        let mut config =
+            NodeConfig::new(NodeId::new(*self.id.lock()).unwrap(), format!("0.0.0.0:{NODE_PORT}"));
         config.advertise = Some(address(self.name));
         config.flush_interval = Duration::from_secs(3);
         config.founding = FOUNDING;
@@ -233,8 +234,13 @@ impl Machine {
             self.place.sight.starts(self.name);
             let disk: Arc<dyn Disk> = self.disk.lock().0.clone();
             let bucket = Arc::clone(&self.reach.bucket);
-            let started =
-                cartwheel_storage_node::start(self.config(), self.host.seams.clone(), Some(disk), bucket, &secret);
+            let started = cartwheel_storage_node::start(
+                self.config(),
+                self.host.seams.clone(),
+                Some(disk),
+                bucket,
+                &secret,
+            );
             match started.await {
                 Ok(node) => {
                     trace.line(self.name, &format!("serves as {}", node.incarnation().label()));
@@ -343,12 +349,7 @@ pub struct Gateway {
 }
 
 /// Adds a gateway.
-pub fn add_gateway(
-    sim: &mut Sim<'_>,
-    place: &Place,
-    gateway: usize,
-    presence: &Arc<Presence>,
-) -> Gateway {
+pub fn add_gateway(sim: &mut Sim<'_>, place: &Place, gateway: usize, presence: &Arc<Presence>) -> Gateway {
     let name = GATEWAYS[gateway];
     let host = Host::new(place.seed, name);
     let reach = place.bucket(name, &host);

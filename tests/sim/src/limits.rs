@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// The most operations of the bucket before a node serves: they find the ring, lease an epoch, list, and read the
 /// manifest; those that fail are tried again.
-const MAX_OPERATIONS: u64 = 96;
+const MAX_OPERATIONS: u64 = 192;
 /// The most bytes that they may bring: documents, no segment's records.
 const MAX_BYTES: u64 = 1 << 20;
 
