@@ -16,7 +16,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -41,6 +41,7 @@ use cartwheel_core::wire::{Precondition, Refusal};
 use crate::graves::Graves;
 use crate::log::Log;
 use crate::memtable::{Flushed, Memtable, RecordKey};
+use crate::requests::Requests;
 use crate::segments::{SegmentError, Segments, holds_all};
 use damage::Noted;
 use rows::{Row, Rows};
@@ -196,8 +197,7 @@ impl Engine {
                 frozen: None,
                 index: ClockIndex::default(),
                 index_number: 0,
-                requests: HashMap::new(),
-                request_order: VecDeque::new(),
+                requests: Requests::default(),
                 closed: false,
             }),
             waiting: Mutex::default(),
@@ -359,7 +359,7 @@ impl Engine {
         let Known::All(known) = known else { return Ok(Mint::Unknown) };
         let tag = request_tag(request.version.request);
         let same = known.siblings().iter().find(|s| s.version.request == tag);
-        let remembered = tables.requests.get(&(request.hash, request.version.request));
+        let remembered = tables.requests.dot(&(request.hash, request.version.request));
         if let Some(dot) = same.map(|s| &s.dot).or(remembered).filter(|_| !removed(Rule::KnowRequests)) {
             return Ok(Mint::Repeated(dot.clone()));
         }
@@ -378,7 +378,7 @@ impl Engine {
         let done = done(dot.clone());
         let incoming = Incoming::new(request.hash, &delta, &bytes);
         self.apply(&mut tables, Known::All(known), incoming, request.durability, done);
-        tables.remember((request.hash, request.version.request), dot);
+        tables.requests.remember((request.hash, request.version.request), dot);
         self.after_write(&tables, request.durability);
         Ok(Mint::Made)
     }

@@ -38,6 +38,7 @@ use crate::engine::{Done, MintRequest};
 use crate::epoch::{Incarnation, LeaseError};
 use crate::log::{self, Log};
 use crate::memtable::{Entry, Flushed, Memtable, RecordKey};
+use crate::requests::Requests;
 use log_entry::log_entry;
 use stored::Stored;
 
@@ -124,6 +125,8 @@ struct State {
     actor: Actor,
     /// Was anything minted as this actor?
     minted: bool,
+    /// What was minted lately: also what a home has taken over since, and something has replaced.
+    requests: Requests,
     log_number: u64,
     next_object: u64,
     targets: BTreeMap<NodeId, Target>,
@@ -215,6 +218,7 @@ impl Hints {
             state: Mutex::new(State {
                 actor: Actor { node: incarnation.node.clone(), epoch },
                 minted: false,
+                requests: Requests::default(),
                 log_number,
                 next_object: 0,
                 targets: BTreeMap::new(),
@@ -333,6 +337,13 @@ impl Hints {
         if let Some(dot) = same.map(|s| s.dot.clone()) {
             return Ok(HintMint::Repeated(dot, record(held)));
         }
+        let asked = (request.hash, request.version.request);
+        if let Some(dot) = state.requests.dot(&asked).filter(|_| !removed(Rule::KnowRequests)).cloned() {
+            if held.seen().contains(&dot) {
+                return Ok(HintMint::Repeated(dot, record(held)));
+            }
+            return Err(Refusal::Unable(format!("{dot} was handed over")));
+        }
         let brief = held.map(|v| Brief::from(v));
         check_precondition(&request.precondition, &brief, request.version.written_ms)?;
         let context = &request.version.context;
@@ -342,6 +353,7 @@ impl Hints {
         let dot = brief.next_dot(&state.actor, context);
         let delta = record(Container::delta(context, dot.clone(), request.version.clone()));
         state.minted = true;
+        state.requests.remember(asked, dot.clone());
         let target = state.targets.entry(home.clone()).or_default();
         target.urgent = Some(target.generation);
         self.take_in(&mut state, home, request.hash, &delta, request.durability, done);

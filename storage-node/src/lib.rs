@@ -31,6 +31,7 @@ mod quarantine;
 mod reap;
 mod recovery;
 mod repair;
+mod requests;
 mod service;
 mod standing;
 mod sweep;

@@ -1,11 +1,10 @@
 //! What the engine decides on under its one lock: memtables, clock index, and the requests carried out lately.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use cartwheel_core::clock::{Actor, Dot};
+use cartwheel_core::clock::Actor;
 use cartwheel_core::clock_index::{ClockIndex, Known};
 use cartwheel_core::container::{Container, Sibling};
 use cartwheel_core::hash::KeyHash;
@@ -13,10 +12,8 @@ use cartwheel_core::merkle::LeafDeltas;
 use cartwheel_core::record::{Brief, Record, Version};
 
 use crate::memtable::{Entry, Memtable, RecordKey};
+use crate::requests::Requests;
 use crate::segments::holds_all;
-
-/// Request ids remembered beyond those of live siblings.
-const REMEMBERED_REQUESTS: usize = 65_536;
 
 /// A record on its way in.
 #[derive(Debug)]
@@ -43,9 +40,8 @@ pub(super) struct Tables {
     pub(super) index: ClockIndex,
     /// How often the index was begun anew.
     pub(super) index_number: u64,
-    /// Request ids carried out lately and the dots they got, oldest first in `request_order`.
-    pub(super) requests: HashMap<(KeyHash, u128), Dot>,
-    pub(super) request_order: VecDeque<(KeyHash, u128)>,
+    /// What was minted lately.
+    pub(super) requests: Requests,
     /// Set when the process ends: what came in later would be on no disk and in no segment.
     pub(super) closed: bool,
 }
@@ -107,16 +103,6 @@ impl Tables {
             }
         }
         merged
-    }
-
-    pub(super) fn remember(&mut self, request: (KeyHash, u128), dot: Dot) {
-        if self.request_order.len() == REMEMBERED_REQUESTS
-            && let Some(oldest) = self.request_order.pop_front()
-        {
-            self.requests.remove(&oldest);
-        }
-        self.request_order.push_back(request);
-        self.requests.insert(request, dot);
     }
 }
 

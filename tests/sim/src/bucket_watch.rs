@@ -191,6 +191,7 @@ impl Bucket for Watched {
         self.look(key);
         let outcome = self.inner.delete(key).await;
         self.sight.forget(key);
+        self.sight.deleted(key);
         self.pins.lock().retain(|(pin, _)| pin != key);
         outcome
     }

@@ -230,7 +230,8 @@ impl Client {
             counts.degraded += u64::from(answer.is_degraded());
             counts.fallbacks += u64::from(fallbacks > 0);
         }
-        if began > *self.shared.calm.lock() && (answer.is_degraded() || fallbacks > 0) {
+        let stood_in = answer.is_degraded() || fallbacks > 0;
+        if began > *self.shared.calm.lock() && stood_in && !self.shared.sight.had_hints_since(began) {
             let headers = &answer.headers;
             self.violate(
                 Check::Claim,
@@ -349,7 +350,9 @@ impl Client {
             (false, false) => Must::Most,
         };
         let promises = self.shared.sight.promises.lock();
-        let still = |ids: Past| -> Past { ids.into_iter().filter(|id| !promises.is_void(*id)).collect() };
+        let by_bucket = if whole { Past::new() } else { self.shared.checker.lock().by_bucket.clone() };
+        let is_due = |id: &WriteId| !promises.is_void(*id) && !by_bucket.contains(id);
+        let still = |ids: Past| -> Past { ids.into_iter().filter(is_due).collect() };
         let (owed, covered) = (still(owed), still(covered));
         drop(promises);
         let past = {
@@ -480,6 +483,9 @@ impl Client {
                 {
                     let mut checker = self.shared.checker.lock();
                     checker.acknowledged(*id, dot, tag, ask.write_quorum());
+                    if answer.is_degraded() {
+                        checker.by_bucket.insert(*id);
+                    }
                     checker.counts.had_to +=
                         u64::from(self.shared.weather.owes(self.asked, began, now(), ask));
                 }

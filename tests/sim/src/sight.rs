@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cartwheel_bucket::{Bucket, SharedBucket, list_all};
@@ -31,6 +32,9 @@ const LOG_MAGIC: &[u8] = b"CWLOG001";
 /// What files of the log of hints are called.
 const HINT_LOG: &str = "hints-";
 
+/// How long a home may take to vote again once it has let go of hints: another round, mostly.
+const CATCHING_UP: Duration = Duration::from_secs(1);
+
 /// Where a record lies.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Held {
@@ -56,6 +60,8 @@ pub struct Sight {
     pub promises: Lock<Promises>,
     /// What it takes to start.
     pub starts: Lock<Starts>,
+    /// When the last object with hints was deleted.
+    hints_gone: Lock<Duration>,
     /// Storage nodes of which a process ended in an orderly way.
     orderly: Lock<BTreeSet<String>>,
     violations: Lock<Vec<Violation>>,
@@ -116,9 +122,23 @@ impl Sight {
             rings: Lock::default(),
             promises: Lock::default(),
             starts: Lock::default(),
+            hints_gone: Lock::default(),
             orderly: Lock::default(),
             violations: Lock::default(),
         })
+    }
+
+    /// An object was deleted.
+    pub fn deleted(&self, name: &str) {
+        if name.starts_with("hints/") {
+            *self.hints_gone.lock() = turmoil::sim_elapsed().unwrap_or_default();
+        }
+    }
+
+    /// Were there hints in the bucket at `time`, or are there some? A home that finds some catches up, and others stand in
+    /// for it as long as that takes.
+    pub fn had_hints_since(&self, time: Duration) -> bool {
+        *self.hints_gone.lock() + CATCHING_UP >= time || !self.names("hints/").is_empty()
     }
 
     /// Did a process of this storage node end in an orderly way?
