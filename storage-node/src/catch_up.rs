@@ -24,7 +24,8 @@ use tokio::time::Instant;
 
 use cartwheel_bucket::{BucketError, SharedBucket, list_all};
 use cartwheel_cluster::gossip::GossipHandle;
-use cartwheel_cluster::membership::{Follower, View};
+use cartwheel_cluster::membership::{self, Follower, View};
+use cartwheel_cluster::seams::Seams;
 use cartwheel_core::merkle::Span;
 use cartwheel_core::mutation::{Rule, removed};
 use cartwheel_core::names::NodeId;
@@ -58,6 +59,9 @@ const GETTING: Duration = Duration::from_secs(20);
 const LOOKED_AT: usize = 1000;
 /// How long a process that lost nothing waits for the bucket before it counts without having looked there.
 const BUCKET_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the ring may say that this node is elsewhere: a process that takes the name over says so first, and then
+/// leases an epoch.
+const ELSEWHERE: Duration = Duration::from_secs(10);
 /// How long one look into the bucket may take for such a process.
 const LOOKING: Duration = Duration::from_secs(1);
 
@@ -66,6 +70,7 @@ pub(crate) struct CatchUp {
     pub(crate) me: Incarnation,
     /// Where this process is called.
     pub(crate) address: String,
+    pub(crate) seams: Seams,
     pub(crate) stand: Arc<Stand>,
     pub(crate) copier: Copier,
     pub(crate) follower: Follower,
@@ -167,6 +172,7 @@ impl CatchUp {
     /// may not reach it; and a node that reached nobody does not know what was kept for it meanwhile.
     pub(crate) async fn listen(self: Arc<Self>) {
         let (mut seen, mut alone, mut looked) = (0, false, 0);
+        let mut elsewhere_since: Option<Instant> = None;
         loop {
             // Looked at again after a while: what is said now may be hearsay, or come while this node catches up.
             if let Ok(changes) = tokio::time::timeout(HEARSAY, self.gossip.changed(seen)).await {
@@ -178,6 +184,11 @@ impl CatchUp {
             let moved = view.document.member(&self.me.node).is_some_and(elsewhere);
             if view.version() > looked && (!moved || self.step_down_if_replaced().await) {
                 looked = view.version();
+            }
+            elsewhere_since = elsewhere_since.or(Some(Instant::now())).filter(|_| moved);
+            if elsewhere_since.is_some_and(|since| since.elapsed() > ELSEWHERE) {
+                elsewhere_since = None;
+                self.correct_address().await;
             }
             let was_alone = std::mem::replace(&mut alone, others == 0 && view.document.members.len() > 1);
             let believed_away = self.gossip.away_from_me().into_iter().any(|node| {
@@ -590,6 +601,22 @@ impl CatchUp {
                 true
             }
             Ok(Err(_)) | Err(_) => false,
+        }
+    }
+
+    /// The ring says that this node is elsewhere. If no newer process has its name, one that is gone said so, and nobody
+    /// finds this node until it says where it is.
+    async fn correct_address(&self) {
+        if !matches!(in_brief(self.me.replaced_by(&*self.bucket)).await, Ok(Ok(None))) {
+            return;
+        }
+        let id = &self.me.node;
+        let correcting = membership::correct_address(&*self.bucket, &self.seams, id, &self.address).await;
+        match correcting {
+            Ok(()) => self.follower.nudge(),
+            Err(error) => {
+                tracing::warn!(%error, "the ring says that this node is elsewhere, and can't be corrected yet")
+            }
         }
     }
 

@@ -52,7 +52,9 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use cartwheel_bucket::{BucketError, ProbeVerdict, SharedBucket, Work, probe_conditional_create};
+use cartwheel_bucket::{
+    BucketError, PatientBucket, ProbeVerdict, SharedBucket, Work, probe_conditional_create,
+};
 use cartwheel_cluster::frames;
 use cartwheel_cluster::gossip::GossipHandle;
 use cartwheel_cluster::http_server::{Limits, serve};
@@ -335,6 +337,7 @@ pub async fn start(
     let catch_up = Arc::new(CatchUp {
         me: incarnation.clone(),
         address: address.clone(),
+        seams: seams.clone(),
         stand: Arc::clone(&stand),
         copier: copier.clone(),
         follower: follower.clone(),
@@ -373,7 +376,7 @@ pub async fn start(
     let borrower = Arc::new(Borrower::new(borrow::Parts {
         engine: Arc::clone(&engine),
         ledger: Arc::clone(&ledger),
-        bucket: counted(Work::Repair),
+        bucket: PatientBucket::around(counted(Work::Repair)),
         seams: seams.clone(),
         me: config.id.clone(),
         hash_seed,
@@ -394,7 +397,7 @@ pub async fn start(
         copier: copier.clone(),
         borrower: (!config.unsafe_no_cas).then(|| Arc::clone(&borrower)),
         hints: Arc::clone(&hints),
-        bucket: counted(Work::Repair),
+        bucket: PatientBucket::around(counted(Work::Repair)),
         desk: Arc::clone(&desk),
         ledger: Arc::clone(&ledger),
     };

@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::StreamExt;
@@ -35,9 +34,6 @@ use crate::repair::{RepairDesk, TakeoverFigures};
 use crate::segments::hints::{hint_prefix, parse_hint_object};
 use crate::segments::records_of;
 
-/// How many times an object with hints is asked for, and the pause between.
-const OBJECT_TRIES: u32 = 3;
-const OBJECT_PAUSE: Duration = Duration::from_millis(100);
 /// How many objects with hints are given away before those that got them are asked to put them into the bucket.
 const GIVEN_AT_ONCE: usize = 64;
 /// Partitions that are compared with one home at once.
@@ -50,6 +46,7 @@ pub(crate) struct Takeover {
     /// `None` where the store can't be relied on: then everything is copied from the old homes.
     pub(crate) borrower: Option<Arc<Borrower>>,
     pub(crate) hints: Arc<Hints>,
+    /// One that tries again: there are hundreds of hints, and more by the second, and of a dead node all is read here.
     pub(crate) bucket: SharedBucket,
     pub(crate) desk: Arc<RepairDesk>,
     pub(crate) ledger: Arc<Ledger>,
@@ -278,19 +275,10 @@ impl Takeover {
 
     /// The records of an object with hints, none if it is gone; `None` if it is damaged.
     async fn hints_in(&self, object: &str) -> Result<Option<Vec<Bytes>>, String> {
-        let mut tries = 1;
-        let bytes = loop {
-            match self.bucket.get(object).await {
-                Ok(bytes) => break bytes,
-                Err(BucketError::NotFound { .. }) => return Ok(Some(Vec::new())),
-                // There are hundreds of them, and more by the second: one failure must not make all of it begin anew.
-                Err(error) if tries < OBJECT_TRIES => {
-                    tracing::debug!(%error, object, "trying again");
-                    tries += 1;
-                    tokio::time::sleep(OBJECT_PAUSE).await;
-                }
-                Err(error) => return Err(error.to_string()),
-            }
+        let bytes = match self.bucket.get(object).await {
+            Ok(bytes) => bytes,
+            Err(BucketError::NotFound { .. }) => return Ok(Some(Vec::new())),
+            Err(error) => return Err(error.to_string()),
         };
         let records = records_of(&bytes);
         Ok(records.inspect_err(|error| tracing::error!(%error, object, "these hints are damaged")).ok())

@@ -8,6 +8,7 @@
 //! | `s3.rs` | any S3-compatible store |
 //! | `memory.rs` | a deterministic store in memory |
 //! | `faulty.rs` | a store that misbehaves from a seed |
+//! | `patient.rs` | tries reads again, for work that would begin anew |
 //! | `metered.rs` | counts requests by the work they are for |
 //! | `prices.rs` | what these cost |
 //! | `probe.rs` | asks a store whether its conditional writes can be relied on |
@@ -21,6 +22,7 @@ mod error;
 mod faulty;
 mod memory;
 mod metered;
+mod patient;
 mod prices;
 mod probe;
 mod s3;
@@ -33,6 +35,7 @@ pub use error::BucketError;
 pub use faulty::{CERTAIN, Faults, FaultyBucket, OperationFaults};
 pub use memory::MemoryBucket;
 pub use metered::{Meter, Usage, Work, WorkUsage};
+pub use patient::PatientBucket;
 pub use prices::{Prices, PricesError};
 pub use probe::{ProbeVerdict, probe_conditional_create};
 pub use s3::{S3Bucket, S3Options};

@@ -202,10 +202,7 @@ pub async fn ensure_member(
             Some(newest) => match newest.member(&me.id).cloned() {
                 Some(known) if known.dead => return Err(MembershipError::Forgotten(me.id)),
                 Some(known) if known.address == me.address => return Ok(newest),
-                Some(known) => {
-                    let what = format!("{} moves from {} to {}", me.id, known.address, me.address);
-                    newest.with_address(&me.id, &me.address, change(seams, by, &what), nonce(seams))?
-                }
+                Some(known) => moved(seams, &newest, &known, &me.address)?,
                 None if !may_join => return Err(MembershipError::NotAMember(me.id)),
                 // The homes to come are read from: they may not become others any more.
                 None if newest.copied => return Err(MembershipError::Settling),
@@ -222,6 +219,39 @@ pub async fn ensure_member(
         }
     }
     Err(MembershipError::Contended)
+}
+
+/// Says once more where a member is, if the ring says otherwise: another process of its name may have said so before it
+/// died. Only for the process that has the name now. Gives up when others write documents at the same time.
+///
+/// # Errors
+/// [`MembershipError`].
+pub async fn correct_address(
+    bucket: &dyn Bucket,
+    seams: &Seams,
+    id: &NodeId,
+    address: &str,
+) -> Result<(), MembershipError> {
+    let Some(newest) = read_newest(bucket, 0).await? else { return Ok(()) };
+    let Some(known) = newest.member(id).filter(|known| known.address != address && !known.dead) else {
+        return Ok(());
+    };
+    let wanted = moved(seams, &newest, known, address)?;
+    if create(bucket, &wanted).await? {
+        tracing::warn!(version = wanted.version, change = %wanted.changed.what, "new ring version");
+    }
+    Ok(())
+}
+
+/// The document in which a member is elsewhere.
+fn moved(
+    seams: &Seams,
+    newest: &RingDocument,
+    known: &Member,
+    address: &str,
+) -> Result<RingDocument, MembershipError> {
+    let what = format!("{} moves from {} to {address}", known.id, known.address);
+    Ok(newest.with_address(&known.id, address, change(seams, known.id.as_str(), &what), nonce(seams))?)
 }
 
 fn change(seams: &Seams, by: &str, what: &str) -> Change {
@@ -390,6 +420,23 @@ mod tests {
         assert_eq!(moved.member(&NodeId::new("a").unwrap()).unwrap().address, "127.0.0.1:7001");
         assert!(read_newest(&bucket, 5).await.unwrap().is_none());
         assert_eq!(read_newest(&bucket, 3).await.unwrap().unwrap().version, 5);
+    }
+
+    /// A process that died said that it is elsewhere, and its word came late.
+    #[tokio::test]
+    async fn who_has_the_name_says_where_it_is() {
+        let bucket = MemoryBucket::new();
+        let (seams, a) = (Seams::real(), NodeId::new("a").unwrap());
+        ensure(&bucket, "a", 7001).await;
+        correct_address(&bucket, &seams, &a, "127.0.0.1:7001").await.unwrap();
+        assert_eq!(read_newest(&bucket, 0).await.unwrap().unwrap().version, 1, "nothing to be corrected");
+        ensure(&bucket, "a", 7009).await;
+        correct_address(&bucket, &seams, &a, "127.0.0.1:7001").await.unwrap();
+        let newest = read_newest(&bucket, 0).await.unwrap().unwrap();
+        assert_eq!((newest.version, &*newest.member(&a).unwrap().address), (3, "127.0.0.1:7001"));
+        let stranger = NodeId::new("b").unwrap();
+        correct_address(&bucket, &seams, &stranger, "127.0.0.1:7002").await.unwrap();
+        assert_eq!(read_newest(&bucket, 0).await.unwrap().unwrap().version, 3, "who is no member is nowhere");
     }
 
     #[tokio::test]

@@ -76,8 +76,7 @@ impl<T> Container<T> {
     /// too: an authentic one may hold a dot of ours that a damaged log no longer shows.
     #[must_use]
     pub fn next_dot(&self, actor: &Actor, context: &Clock) -> Dot {
-        let shown = if removed(Rule::CountContext) { 0 } else { context.max(actor) };
-        let n = self.seen.max(actor).max(shown) + 1;
+        let n = self.seen.max(actor).max(context.max(actor)) + 1;
         Dot { actor: actor.clone(), n }
     }
 

@@ -42,7 +42,6 @@ rules! {
     ReplaceSeenOnly, "replace-seen-only", "a write replaces what its client has seen, and nothing else";
     SyncKeepsUnheard, "sync-keeps-unheard", "a merge keeps the siblings that the other side has never heard of";
     VerifyClock, "verify-clock", "a clock that the cluster has not signed for the key is refused";
-    CountContext, "count-context", "the next dot is above what the client's context shows, too";
     NewEpoch, "new-epoch", "a process that did not end cleanly mints under a new epoch";
     EpochOfHints, "epoch-of-hints", "a node that has let go of hints mints for others under a new epoch";
     DiskBeforeAnswer, "disk-before-answer", "a write is durable on a disk when the disk says so";

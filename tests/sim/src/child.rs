@@ -45,7 +45,7 @@ impl Spec {
     /// What people type to run it again.
     pub fn replay(&self) -> String {
         let cargo = match self.setting.removed {
-            Some(_) => "cargo run --release -p cartwheel-sim --features mutations --",
+            Some(_) => "cargo run --profile sim -p cartwheel-sim --features mutations --",
             None => "cargo sim",
         };
         format!("{cargo} {}", self.arguments().join(" "))
@@ -132,7 +132,8 @@ mod tests {
         );
         spec.setting.removed = Some("some-rule".to_owned());
         assert!(
-            spec.replay().starts_with("cargo run --release -p cartwheel-sim --features mutations -- seed 7")
+            spec.replay()
+                .starts_with("cargo run --profile sim -p cartwheel-sim --features mutations -- seed 7")
         );
     }
 

@@ -19,7 +19,6 @@ const NOTICED_BY: &[(&str, Scene)] = &[
     ("tell-all", Scene::Returns),
     ("pull-hints", Scene::Returns),
     ("pull-hint-objects", Scene::Returns),
-    ("home-in-quorum", Scene::Returns),
     ("write-both-rings", Scene::Changes),
     ("copy-before-ready", Scene::Changes),
     ("refuse-stale-ring", Scene::Changes),
