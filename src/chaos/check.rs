@@ -41,14 +41,19 @@ pub(crate) fn check(cart: &Cart, owed: Owed, answer: &Answer) -> Findings {
         Owed::All => (cart.acknowledged.len(), true),
     };
     let nameless_deletion = answer.shown.iter().any(|shown| shown.deleted && shown.write.is_none());
+    // Once every home holds a deletion, all of them forget it, and with it what it replaced.
+    let forgotten = answer.shown.is_empty();
     for ack in cart.acknowledged.iter().take(owed) {
+        let replaced = |write: &Write| write.change.seen.covers(ack.dot);
+        let accounts = |id: WriteId, write: &Write| id == ack.write || replaced(write);
+        if forgotten && deletions(cart).any(|(id, write)| accounts(id, write)) {
+            continue;
+        }
         if !answer.clock.covers(ack.dot) {
             let missing = if last { &mut found.lost } else { &mut found.stale };
             missing.insert(ack.write);
             continue;
         }
-        let replaced = |write: &Write| write.change.seen.covers(ack.dot);
-        let accounts = |id: WriteId, write: &Write| id == ack.write || replaced(write);
         let named = shown.iter().any(|(id, write, _)| accounts(*id, write));
         let deleted = || nameless_deletion && deletions(cart).any(|(id, write)| accounts(id, write));
         if !(named || deleted()) {

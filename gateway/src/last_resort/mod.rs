@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use cartwheel_bucket::{SharedBucket, list_all};
+use cartwheel_bucket::{PatientBucket, SharedBucket, list_all};
 use cartwheel_cluster::seams::Seams;
 use cartwheel_core::clock::{Clock, Dot};
 use cartwheel_core::container::Container;
@@ -69,6 +69,8 @@ impl LastResort {
     /// Asks the bucket for nothing yet.
     pub(crate) fn new(bucket: SharedBucket, seams: Seams) -> Self {
         let breaker = Breaker::new();
+        // Many reads for one answer: one that fails for the moment is no reason to refuse a write.
+        let bucket = PatientBucket::around(bucket);
         let bucket: SharedBucket = Arc::new(Guarded::new(bucket, Arc::clone(&breaker)));
         let dots = Dots::new(seams.clone());
         let nonce = format!("{:016x}", seams.random.next_u64());

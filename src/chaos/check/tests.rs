@@ -211,3 +211,15 @@ fn what_cannot_be_true_is_found() {
     let taken = story.actors.dot("a.1=1").unwrap();
     assert!(story.cart.learn(2, taken).is_err(), "a dot names one write");
 }
+
+/// Every home held the deletion, and all have forgotten it: nothing is left to show, not even a clock.
+#[test]
+fn a_deletion_that_is_forgotten_accounts_for_what_it_had_seen_and_for_nothing_else() {
+    let mut story = Story::three();
+    let nothing = Answer { clock: story.seen(""), shown: Vec::new() };
+    assert_eq!(story.check(&nothing).lost.len(), 3, "nobody has deleted anything");
+    let deletion = story.delete("a.1=1, b.1=1", &[0, 2]);
+    assert_eq!(story.check(&nothing).lost, [1].into(), "it had not seen the second");
+    story.cart.set_fate(deletion, Fate::Refused);
+    assert_eq!(story.check(&nothing).lost.len(), 3, "it was not carried out");
+}

@@ -145,7 +145,15 @@ fn hint_is_needed(sight: &Sight, name: &str) -> Vec<String> {
     for record in sight.records_in(name).iter() {
         let has = |node: &String| {
             let held = sight.held_by(node, &record.namespace, &record.key, None, true);
+            // Or it finds it in another object that is kept for it.
+            let kept = sight.names(&format!("hints/{node}/"));
+            let mut kept = kept.iter().filter(|other| *other != name);
+            let same = |other: &Record| other.namespace == record.namespace && other.key == record.key;
             held.includes(&record.container)
+                || kept.any(|other| {
+                    let records = sight.records_in(other);
+                    records.iter().any(|other| same(other) && other.container.includes(&record.container))
+                })
         };
         let homes = ring.homes(&record.namespace, &record.key);
         if is_member && (homes.contains(&home) || has(&home)) {
