@@ -615,7 +615,7 @@ impl CatchUp {
         match correcting {
             Ok(()) => self.follower.nudge(),
             Err(error) => {
-                tracing::warn!(%error, "the ring says that this node is elsewhere, and can't be corrected yet")
+                tracing::warn!(%error, "the ring says that this node is elsewhere, and can't be corrected yet");
             }
         }
     }
