@@ -129,9 +129,9 @@ impl LastResort {
         self.repeats.find(hash, request)
     }
 
-    /// Remembers a write by its request, before it is made.
-    pub(crate) fn remember(&self, hash: KeyHash, request: u128, dot: &Dot, record: &Record) {
-        self.repeats.remember(hash, request, dot, record);
+    /// Remembers a write by its request, before it is made; gives what the request is.
+    pub(crate) fn remember(&self, hash: KeyHash, request: u128, write: (Dot, Record)) -> (Dot, Record) {
+        self.repeats.remember(hash, request, write)
     }
 
     /// Puts the record into the inbox of every home in `homes`. Answers with how many hold it once at least

@@ -33,19 +33,23 @@ impl Repeats {
         self.0.lock().writes.get(&(hash, request)).cloned()
     }
 
-    /// Remembers a write, before anything is sent.
-    pub(super) fn remember(&self, hash: KeyHash, request: u128, dot: &Dot, record: &Record) {
+    /// Remembers a write, before anything is sent; gives what the request is: that write, or another one if the same
+    /// request came at the same time and was faster.
+    pub(super) fn remember(&self, hash: KeyHash, request: u128, write: (Dot, Record)) -> (Dot, Record) {
         let state = &mut *self.0.lock();
-        if state.writes.insert((hash, request), (dot.clone(), record.clone())).is_none() {
-            state.order.push_back((hash, request));
-            state.bytes += size(record);
+        if let Some(before) = state.writes.get(&(hash, request)) {
+            return before.clone();
         }
+        state.writes.insert((hash, request), write.clone());
+        state.order.push_back((hash, request));
+        state.bytes += size(&write.1);
         while state.order.len() > MAX_WRITES || state.bytes > MAX_BYTES {
-            let Some(oldest) = state.order.pop_front() else { return };
+            let Some(oldest) = state.order.pop_front() else { break };
             if let Some((_, record)) = state.writes.remove(&oldest) {
                 state.bytes = state.bytes.saturating_sub(size(&record));
             }
         }
+        write
     }
 }
 
@@ -92,15 +96,17 @@ mod tests {
         assert!(repeats.find(hash(0), 7).is_none());
         for n in 0..=MAX_WRITES {
             let dot = dot(n as u64 + 1);
-            repeats.remember(hash(n), 7, &dot, &record(&dot, Bytes::new()));
+            repeats.remember(hash(n), 7, (dot.clone(), record(&dot, Bytes::new())));
         }
+        let late = repeats.remember(hash(5), 7, (dot(99_999), record(&dot(99_999), Bytes::new())));
+        assert_eq!(late.0, dot(6), "who came first");
         assert!(repeats.find(hash(0), 7).is_none(), "one too many");
         assert_eq!(repeats.find(hash(1), 7).unwrap().0, dot(2));
         assert!(repeats.find(hash(1), 8).is_none());
         let large = Bytes::from(vec![0; usize::try_from(MAX_BYTES).unwrap()]);
-        repeats.remember(hash(1), 9, &dot(9), &record(&dot(9), large));
+        repeats.remember(hash(1), 9, (dot(9), record(&dot(9), large)));
         assert!(repeats.find(hash(MAX_WRITES), 7).is_some(), "an empty value takes no room");
-        repeats.remember(hash(2), 9, &dot(9), &record(&dot(9), Bytes::from_static(b"x")));
+        repeats.remember(hash(2), 9, (dot(9), record(&dot(9), Bytes::from_static(b"x"))));
         assert!(repeats.find(hash(1), 9).is_none() && repeats.find(hash(2), 9).is_some());
     }
 }

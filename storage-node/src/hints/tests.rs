@@ -493,6 +493,19 @@ async fn a_request_that_was_carried_out_is_not_carried_out_again() {
     }
 }
 
+/// The home has it, and may have what replaced it: this node can't answer for it any more, and mints it no second time.
+#[tokio::test]
+async fn a_request_whose_version_was_handed_over_is_not_carried_out_again() {
+    let holder = Holder::start(ROOMY).await;
+    holder.new_dot(&home(), "k", 1).await;
+    let generation = holder.hints.come_back(&home()).generation;
+    holder.hints.took(&home(), generation).await.unwrap();
+    let request = mint_request("k", version(1, &Clock::new(), b"k 1"), Durability::Memory);
+    let again = holder.hints.mint(&home(), &request, Container::default(), word().0);
+    assert!(matches!(again, Err(Refusal::Unable(_))), "{again:?}");
+    assert_ne!(holder.new_dot(&home(), "k", 2).await.n, 0, "others it takes");
+}
+
 /// P3: what left memory may be deleted from the bucket by its home at any moment, before this node hears of it.
 #[tokio::test]
 async fn a_key_that_left_memory_is_minted_under_another_epoch() {

@@ -17,7 +17,7 @@ pub struct Tally {
     simulated_hours: f64,
     /// Seeds run.
     seeds: BTreeMap<Scene, u64>,
-    /// What happened, and how often; of durations the longest.
+    /// What happened, and how often; of durations and of the most of something the largest.
     counts: BTreeMap<String, u64>,
     /// How often each kind of fault began.
     faults: BTreeMap<String, u64>,
@@ -25,9 +25,9 @@ pub struct Tally {
     violations: BTreeMap<Check, u64>,
 }
 
-/// A duration is not summed.
-fn is_duration(name: &str) -> bool {
-    name.starts_with("ms ")
+/// A duration, or the most of something, is not summed.
+fn is_most(name: &str) -> bool {
+    name.starts_with("ms ") || name.starts_with("most ")
 }
 
 impl Tally {
@@ -37,7 +37,7 @@ impl Tally {
         *self.seeds.entry(report.scene).or_default() += 1;
         for (name, count) in &report.counts {
             let sum = self.counts.entry(name.clone()).or_default();
-            *sum = if is_duration(name) { (*sum).max(*count) } else { *sum + count };
+            *sum = if is_most(name) { (*sum).max(*count) } else { *sum + count };
         }
         for (kind, count) in &report.faults {
             *self.faults.entry(kind.clone()).or_default() += count;
@@ -73,7 +73,7 @@ impl fmt::Display for Tally {
         let seeds: Vec<_> = self.seeds.iter().map(|(scene, count)| (scene, *count)).collect();
         list(f, "seeds", &seeds)?;
         for (name, count) in &self.counts {
-            let most = if is_duration(name) { "at most " } else { "" };
+            let most = if is_most(name) { "at most " } else { "" };
             writeln!(f, "{name}: {most}{count}")?;
         }
         let faults: Vec<_> = self.faults.iter().map(|(kind, count)| (kind, *count)).collect();

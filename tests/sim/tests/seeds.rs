@@ -32,15 +32,15 @@ fn first_difference(a: &[u8], b: &[u8]) -> String {
     }
 }
 
-/// Runs each seed twice, at once.
-fn keeps_its_promises_and_repeats(scene: &str, seeds: u64) {
+/// Runs each seed twice, at once, with these options besides.
+fn keeps_its_promises_and_repeats(scene: &str, seeds: u64, options: &[&str]) {
     let directory = tempfile::tempdir().unwrap();
     let mut last: Option<Vec<u8>> = None;
     for seed in 1..=seeds {
         let paths = ["first", "second"].map(|run| directory.path().join(run));
-        let twins = paths.each_ref().map(|path| start(scene, seed, &[], Some(path)));
+        let twins = paths.each_ref().map(|path| start(scene, seed, options, Some(path)));
         for (fine, said) in twins.map(wait) {
-            assert!(fine, "{said}\nreplay: cargo sim seed {seed} --scene {scene}");
+            assert!(fine, "{said}\nreplay: cargo sim seed {seed} --scene {scene} {}", options.join(" "));
         }
         let [first, second] = paths.map(|path| fs::read(path).unwrap());
         let differ = || first_difference(&first, &second);
@@ -52,17 +52,23 @@ fn keeps_its_promises_and_repeats(scene: &str, seeds: u64) {
 
 #[test]
 fn everything_goes_wrong_and_nothing_is_lost() {
-    keeps_its_promises_and_repeats("whole", 3);
+    keeps_its_promises_and_repeats("whole", 3, &[]);
 }
 
 #[test]
 fn the_ring_changes_and_nothing_is_lost() {
-    keeps_its_promises_and_repeats("changes", 2);
+    keeps_its_promises_and_repeats("changes", 2, &[]);
 }
 
 #[test]
 fn no_read_is_stale_while_homes_return() {
-    keeps_its_promises_and_repeats("returns", 12);
+    keeps_its_promises_and_repeats("returns", 12, &[]);
+}
+
+#[test]
+fn with_the_bucket_on_the_network_it_is_the_same() {
+    keeps_its_promises_and_repeats("returns", 3, &["--level", "wire"]);
+    keeps_its_promises_and_repeats("whole", 1, &["--level", "wire"]);
 }
 
 /// Seeds within which a planted bug must be seen.

@@ -61,8 +61,7 @@ async fn make(shared: &Shared, write: &Write, short: &Short) -> Result<(Dot, Rec
     let container = Container::delta(context, dot.clone(), write.version.clone());
     let (namespace, key) = (write.namespace.clone(), write.key.clone());
     let record = Record { namespace, key, container };
-    shared.last_resort.remember(write.hash, write.version.request, &dot, &record);
-    Ok((dot, record))
+    Ok(shared.last_resort.remember(write.hash, write.version.request, (dot, record)))
 }
 
 /// How many of these homes are to hold a write. While the ring changes they are those of both rings, and each ring must
