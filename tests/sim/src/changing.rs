@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cartwheel_storage_node::NodeConfig;
@@ -278,7 +279,10 @@ impl Hosts<'_> {
             Order::GatewayBucket(gateway, there) => self.gateways[gateway].set(faults(!there)),
             Order::Link(node, gateway, true) => self.sim.repair(GATEWAYS[gateway], NODES[node]),
             Order::Link(node, gateway, false) => self.sim.partition(GATEWAYS[gateway], NODES[node]),
-            Order::Heal => self.set_buckets(Faults::default()),
+            Order::Heal => {
+                scene.place.well.store(true, Ordering::Relaxed);
+                self.set_buckets(Faults::default());
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A simulated cluster: storage nodes and gateways as hosts that run their production code.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use cartwheel_bucket::{CERTAIN, Faults, FaultyBucket, OperationFaults, SharedBucket};
@@ -61,6 +62,8 @@ pub struct Place {
     pub trace: Arc<Trace>,
     /// Who dies in the midst of an operation of the bucket.
     pub doom: Arc<Doom>,
+    /// Is the S3 server well from now on?
+    pub well: Arc<AtomicBool>,
     /// How storage nodes are configured besides.
     pub configure: fn(u64, &mut NodeConfig),
 }
@@ -81,6 +84,7 @@ impl Place {
             sight,
             trace,
             doom: Arc::new(Doom::default()),
+            well: Arc::default(),
             configure: |_, _| {},
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cartwheel_bucket::{CERTAIN, Faults};
@@ -195,6 +196,7 @@ impl<'a> Hosts<'a> {
 
     /// Whatever is left of any fault goes.
     fn heal(&mut self) {
+        self.place.well.store(true, Ordering::Relaxed);
         let hosts: Vec<Host> = self.state.frozen.keys().copied().collect();
         hosts.into_iter().for_each(|host| self.thaw(host));
         self.state.active.clear();

@@ -1,7 +1,9 @@
 //! An S3 server in memory as a host of the simulation. Now and then it refuses before anything is done, fails when it
-//! is done, breaks off a body, or takes its time; whatever it answers, what it did stays done.
+//! is done, breaks off a body, or takes its time, until all faults have ended; whatever it answers, what it did stays
+//! done.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -38,6 +40,7 @@ pub fn add_server(sim: &mut Sim<'_>, place: &Place) {
     let store = Arc::new(Store {
         objects: Arc::clone(&place.objects),
         random: SeededRandom::new(place.seed, "s3 server"),
+        well: Arc::clone(&place.well),
     });
     sim.host(SERVER, move || {
         let mut builder = S3ServiceBuilder::new(Shared(Arc::clone(&store)));
@@ -62,18 +65,24 @@ async fn serve(service: S3Service) -> turmoil::Result {
 struct Store {
     objects: SharedBucket,
     random: SeededRandom,
+    well: Arc<AtomicBool>,
 }
 
 struct Shared(Arc<Store>);
 
 impl Store {
+    /// One time in so many, while the server is not well.
+    fn once_in(&self, times: u64) -> bool {
+        !self.well.load(Ordering::Relaxed) && self.random.below(times) == 0
+    }
+
     fn rarely(&self) -> bool {
-        self.random.below(RARE) == 0
+        self.once_in(RARE)
     }
 
     /// Before anything is done.
     async fn begin(&self) -> S3Result<()> {
-        if self.random.below(RARE / 10) == 0 {
+        if self.once_in(RARE / 10) {
             pass(self.random.millis(0..SLOWEST)).await;
         }
         if self.rarely() {
