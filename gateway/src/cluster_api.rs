@@ -1,6 +1,7 @@
 //! `/v1/cluster`, `/v1/cluster/locate`, `/healthz`, `/readyz`: what operators look at.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -175,10 +176,18 @@ fn held(home: &NodeId, record: &Bytes, answer: &str) -> Value {
 
 /// `GET /readyz`: can data be served now?
 pub(crate) async fn ready(State(shared): State<Arc<Shared>>) -> Response<Body> {
-    match usable_view(&shared) {
-        Ok(_) => Response::new(Body::from("ready\n")),
+    match readiness(&shared) {
+        Ok(()) => Response::new(Body::from("ready\n")),
         Err(problem) => problem.into_response(),
     }
+}
+
+/// Why data can't be served, or will not be for long.
+pub(crate) fn readiness(shared: &Shared) -> Result<(), Problem> {
+    if shared.draining.load(Ordering::Relaxed) {
+        return Err(Problem::not_ready("the gateway is shutting down"));
+    }
+    usable_view(shared).map(drop)
 }
 
 /// `GET /healthz`: is the process alive?

@@ -6,6 +6,7 @@ use std::time::Duration;
 use cartwheel_bucket::Meter;
 use cartwheel_cluster::http_server::Limits;
 use cartwheel_cluster::metrics::MetricsText;
+use cartwheel_telemetry::Recorder;
 
 /// Configuration of one gateway.
 #[derive(Debug, Clone)]
@@ -30,6 +31,12 @@ pub struct GatewayConfig {
     pub meter: Arc<Meter>,
     /// What is shown at `/metrics`, if anything.
     pub metrics: Option<MetricsText>,
+    /// What it is called in figures and traces.
+    pub name: String,
+    /// Who takes down what happens.
+    pub recorder: Recorder,
+    /// How long it goes on serving after it is told to end, while `/readyz` says 503.
+    pub drain_wait: Duration,
 }
 
 impl GatewayConfig {
@@ -47,6 +54,9 @@ impl GatewayConfig {
             limits: Limits::default(),
             meter: Meter::new(),
             metrics: None,
+            name: "gateway".to_owned(),
+            recorder: Recorder::default(),
+            drain_wait: Duration::ZERO,
         }
     }
 }

@@ -85,18 +85,35 @@ async fn read(shared: &Shared, parts: &Parts, arrived: Instant) -> Result<Respon
     let seen = match get(shared, &read).await {
         Ok(seen) => seen,
         Err(problem) => {
+            asked_replicas(shared, "get", "unavailable", asked, 0);
             let missed = problem.quorum.as_ref().map(|missed| read_met(settings.n, read.r, missed.tally));
             return Ok(refusal(problem, missed, arrived, asked));
         }
     };
     let waited = asked.elapsed();
+    let outcome = if seen.degraded.is_some() { "degraded" } else { "ok" };
+    asked_replicas(shared, "get", outcome, asked, seen.tally.fallback);
     let mut response = match read_answer(&seen.container, form, &precondition, query.sibling.as_deref()) {
         Ok(response) => response,
         Err(problem) => problem.into_response(),
     };
     finish_read(shared, &read, &seen, &mut response);
+    if let Some(record) = shared.watch.recorder.get()
+        && response.status().as_u16() < 400
+    {
+        record.siblings(seen.container.siblings().len());
+    }
     response.headers_mut().insert("server-timing", server_timing(arrived.elapsed(), waited));
     Ok(response)
+}
+
+/// Replicas were asked for something, and it came to that.
+fn asked_replicas(shared: &Shared, op: &'static str, outcome: &'static str, asked: Instant, fallbacks: usize) {
+    let Some(record) = shared.watch.recorder.get() else { return };
+    record.operation(op, outcome, asked.elapsed());
+    if fallbacks > 0 {
+        record.fallback_answer(op);
+    }
 }
 
 fn read_met(n: usize, required: usize, tally: Tally) -> QuorumMet {
@@ -172,6 +189,7 @@ async fn write(
         None if value.is_deleted() => get(shared, &read).await.map_err(refused)?.container.into_parts().0,
         None => Clock::new(),
     };
+    let op = if value.is_deleted() { "delete" } else { "put" };
     let version = version(shared, settings, &namespace, &key, value, context.clone(), described);
     let write = Arc::new(Write {
         namespace,
@@ -189,6 +207,8 @@ async fn write(
         Ok(written) => written,
         Err(unwritten) => {
             let problem = explain(shared, &write, unwritten);
+            let outcome = if problem.status.is_server_error() { "unavailable" } else { "refused" };
+            asked_replicas(shared, op, outcome, asked, 0);
             // A refusal by the replica that was to mint counts nobody.
             let tally = problem.quorum.as_ref().map(|missed| missed.tally).unwrap_or_default();
             let met = QuorumMet { op: "write", n: settings.n, required: write.w, tally, durability: None };
@@ -197,6 +217,8 @@ async fn write(
         }
     };
     let waited = asked.elapsed();
+    let outcome = if written.degraded.is_some() { "degraded" } else { "ok" };
+    asked_replicas(shared, op, outcome, asked, written.tally.fallback);
     let mut seen = context;
     seen.insert(&written.dot);
     let mut response = if query.return_value {

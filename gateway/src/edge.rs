@@ -1,4 +1,4 @@
-//! The layer around all routes: room for so many requests, the rest turned away at once; and a span for each.
+//! The layer around all routes: room for so many requests, the rest turned away at once; and each of them watched.
 //!
 //! It times nothing itself: a body, the wait for replicas and idle connections each have a limit of their own,
 //! where it is known what was done when it ends.
@@ -15,19 +15,22 @@ use tower::{Layer, Service};
 use tracing::Instrument;
 
 use cartwheel_core::quorum::Applied;
+use cartwheel_telemetry::trace;
 
 use crate::problem::Problem;
+use crate::observe::Watch;
 
 /// Makes [`Edge`]s that share their room.
 #[derive(Debug, Clone)]
 pub(crate) struct EdgeLayer {
     room: Arc<Semaphore>,
+    watch: Watch,
 }
 
 impl EdgeLayer {
     /// Room for so many requests at once.
-    pub(crate) fn new(room: usize) -> Self {
-        Self { room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))) }
+    pub(crate) fn new(room: usize, watch: Watch) -> Self {
+        Self { room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))), watch }
     }
 }
 
@@ -35,15 +38,16 @@ impl<S> Layer<S> for EdgeLayer {
     type Service = Edge<S>;
 
     fn layer(&self, inner: S) -> Edge<S> {
-        Edge { inner, room: Arc::clone(&self.room) }
+        Edge { inner, room: Arc::clone(&self.room), watch: self.watch.clone() }
     }
 }
 
-/// Turns requests away when there is no room, and traces the others.
+/// Turns requests away when there is no room, and has all watched.
 #[derive(Debug, Clone)]
 pub(crate) struct Edge<S> {
     inner: S,
     room: Arc<Semaphore>,
+    watch: Watch,
 }
 
 impl<S> Service<Request<Body>> for Edge<S>
@@ -60,20 +64,29 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let mut watched = self.watch.begin(&request);
         let Ok(place) = Arc::clone(&self.room).try_acquire_owned() else {
             let problem = Problem::overloaded("too many requests are in flight");
             let problem = if request.method().is_safe() { problem } else { problem.applied(Applied::No) };
-            return Box::pin(std::future::ready(Ok(problem.into_response())));
+            let response = problem.into_response();
+            watched.end(&response);
+            return Box::pin(std::future::ready(Ok(response)));
         };
         let traceparent = request.headers().get("traceparent").and_then(|v| v.to_str().ok());
         let (method, path) = (request.method(), request.uri().path());
         let span = tracing::debug_span!("request", %method, path, traceparent);
         let answering = self.inner.call(request).instrument(span);
-        Box::pin(async move {
-            let response = answering.await;
+        let context = watched.context();
+        let answering = async move {
+            let Ok(response) = answering.await;
+            watched.end(&response);
             drop(place);
-            response
-        })
+            Ok(response)
+        };
+        match context {
+            Some(context) => Box::pin(trace::scope(context, answering)),
+            None => Box::pin(answering),
+        }
     }
 }
 
@@ -82,6 +95,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use axum::Router;
     use axum::routing::any;
+    use cartwheel_telemetry::Recorder;
+    use std::sync::atomic::Ordering;
     use tower::ServiceExt;
 
     use super::*;
@@ -97,7 +112,9 @@ mod tests {
             let mut gone = gone.clone();
             async move { drop(gone.wait_for(|gone| *gone).await) }
         };
-        let router = Router::new().route("/", any(slow)).layer(EdgeLayer::new(1));
+        let watch = Watch { node: "gateway".into(), recorder: Recorder::default(), active: Arc::default() };
+        let active = Arc::clone(&watch.active);
+        let router = Router::new().route("/", any(slow)).layer(EdgeLayer::new(1, watch));
         let first = tokio::spawn(router.clone().oneshot(request("PUT")));
         let turned_away = loop {
             tokio::task::yield_now().await;
@@ -114,5 +131,6 @@ mod tests {
         go.send(true).unwrap();
         assert_eq!(first.await.unwrap().unwrap().status(), 200);
         assert_eq!(router.oneshot(request("GET")).await.unwrap().status(), 200);
+        assert_eq!(active.load(Ordering::Relaxed), 0, "all have left the house");
     }
 }

@@ -1,6 +1,7 @@
 //! How long reads usually take, and how many more questions a slow one may ask
 //! (Dean and Barroso, "The Tail at Scale", 2013: hedged requests under a budget).
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -24,43 +25,52 @@ struct State {
 
 /// The running estimate and the budget.
 #[derive(Debug)]
-pub(crate) struct Hedging(Mutex<State>);
+pub(crate) struct Hedging {
+    state: Mutex<State>,
+    hedges: AtomicU64,
+}
 
 impl Default for Hedging {
     fn default() -> Self {
-        Self(Mutex::new(State { p95_micros: 20_000, saved: 100 }))
+        Self { state: Mutex::new(State { p95_micros: 20_000, saved: 100 }), hedges: AtomicU64::new(0) }
     }
 }
 
 impl Hedging {
     /// How long a read waits before it asks one more home.
     pub(crate) fn pause(&self) -> Duration {
-        Duration::from_micros(self.0.lock().p95_micros).clamp(MIN_PAUSE, MAX_PAUSE)
+        Duration::from_micros(self.state.lock().p95_micros).clamp(MIN_PAUSE, MAX_PAUSE)
     }
 
     /// A request was answered: it adds its share to the budget.
     pub(crate) fn earn(&self) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.saved = (state.saved + BUDGET_PERCENT).min(MAX_SAVED);
     }
 
     /// Takes one hedge out of the budget, if there is one.
     pub(crate) fn may_hedge(&self) -> bool {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         match state.saved.checked_sub(100) {
             Some(left) => {
                 state.saved = left;
+                self.hedges.fetch_add(1, Ordering::Relaxed);
                 true
             }
             None => false,
         }
     }
 
+    /// How many were taken so far.
+    pub(crate) fn hedges(&self) -> u64 {
+        self.hedges.load(Ordering::Relaxed)
+    }
+
     /// A read took so long. The estimate steps up by 95 parts for a slower one and down by 5 for a faster one,
     /// so that it settles where 5 % are slower; a step is a sixteenth of a hundredth of it per part.
     pub(crate) fn took(&self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let part = (state.p95_micros / 1600).max(1);
         state.p95_micros = if micros > state.p95_micros {
             state.p95_micros.saturating_add(part * QUANTILE).min(2_000_000)
@@ -97,5 +107,6 @@ mod tests {
             hedges += u32::from(hedging.may_hedge());
         }
         assert_eq!(hedges, 50);
+        assert_eq!(hedging.hedges(), 51, "those that were saved up count, too");
     }
 }

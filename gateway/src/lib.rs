@@ -11,6 +11,7 @@ mod coordinate;
 mod data;
 mod edge;
 mod edits;
+mod figures;
 mod hints_api;
 mod last_resort;
 mod latency;
@@ -24,9 +25,12 @@ mod ring_api;
 mod router;
 pub mod settings;
 mod trust;
+mod observe;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinHandle;
@@ -41,6 +45,7 @@ use cartwheel_cluster::secret::ClusterSecret;
 use cartwheel_core::header::ClockKey;
 
 pub use config::GatewayConfig;
+pub use figures::{GatewayFigures, GatewayWatch, Partitions, state_name};
 
 use body::BodyBudget;
 use last_resort::LastResort;
@@ -49,6 +54,7 @@ use namespaces::Namespaces;
 use problem::Problem;
 use repair::Repairs;
 use trust::Trust;
+use observe::Watch;
 
 /// Writes that were answered and still go on, to the homes that have not taken them.
 const GOING_ON: usize = 4096;
@@ -74,6 +80,9 @@ pub(crate) struct Shared {
     in_flight: Semaphore,
     /// Room for writes that were answered and still go on.
     going_on: Arc<Semaphore>,
+    watch: Watch,
+    /// It was told to end.
+    draining: AtomicBool,
 }
 
 impl Shared {
@@ -96,6 +105,8 @@ pub struct StartError {
 pub struct RunningGateway {
     address: String,
     follower: Follower,
+    watch: GatewayWatch,
+    drain_wait: Duration,
     stop: watch::Sender<bool>,
     ended: JoinHandle<()>,
 }
@@ -112,8 +123,19 @@ impl RunningGateway {
         self.follower.at_least(1).await;
     }
 
-    /// Stops accepting, and waits for the requests in flight.
+    /// Who asks it for its figures.
+    #[must_use]
+    pub fn watch(&self) -> GatewayWatch {
+        self.watch.clone()
+    }
+
+    /// Is no longer ready, goes on serving for as long as it was told to, then stops accepting and waits for the
+    /// requests in flight.
     pub async fn shutdown(self) {
+        if let Some(shared) = self.watch.0.upgrade() {
+            shared.draining.store(true, Ordering::Relaxed);
+        }
+        tokio::time::sleep(self.drain_wait).await;
         let _ = self.stop.send(true);
         if self.ended.await.is_err() {
             tracing::error!("the gateway ended in a panic");
@@ -152,12 +174,19 @@ pub async fn start(
         bodies: BodyBudget::new(config.body_bytes),
         in_flight: Semaphore::new(config.in_flight),
         going_on: Arc::new(Semaphore::new(GOING_ON)),
+        watch: Watch {
+            node: config.name.as_str().into(),
+            recorder: config.recorder.clone(),
+            active: Arc::default(),
+        },
+        draining: AtomicBool::new(false),
         seams,
         config,
     });
     let (limits, follower) = (shared.config.limits, shared.follower.clone());
+    let (watch, drain_wait) = (GatewayWatch(Arc::downgrade(&shared)), shared.config.drain_wait);
     let (stop, stopped) = watch::channel(false);
     let ended = tokio::spawn(serve(listener, router::router(shared), limits, stopped));
     tracing::info!(%address, "gateway serves");
-    Ok(RunningGateway { address, follower, stop, ended })
+    Ok(RunningGateway { address, follower, watch, drain_wait, stop, ended })
 }

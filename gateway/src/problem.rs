@@ -7,6 +7,8 @@ use serde::Serialize;
 use cartwheel_core::quorum::{Applied, Tally};
 use cartwheel_core::record::MAX_SIBLING_BYTES;
 
+use crate::observe::Reason;
+
 /// How a quorum was missed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Missed {
@@ -256,6 +258,7 @@ impl Problem {
         body.push(b'\n');
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
+        response.extensions_mut().insert(Reason(self.kind));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after {

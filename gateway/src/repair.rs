@@ -1,7 +1,7 @@
 //! Read repair in the background: homes that answered with less than the others get what they lack.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +32,7 @@ pub(crate) struct Repair {
 pub(crate) struct Repairs {
     queue: mpsc::Sender<Repair>,
     bytes: Arc<AtomicUsize>,
+    offered: AtomicU64,
 }
 
 impl Repairs {
@@ -49,7 +50,7 @@ impl Repairs {
                 }
             }
         });
-        Self { queue: sender, bytes }
+        Self { queue: sender, bytes, offered: AtomicU64::new(0) }
     }
 
     /// Queues a repair, if there is room.
@@ -59,7 +60,14 @@ impl Repairs {
         if waiting > MAX_WAITING_BYTES || self.queue.try_send(repair).is_err() {
             self.bytes.fetch_sub(size, Ordering::Relaxed);
             tracing::debug!("the repair queue is full; a repair was left to the next read");
+            return;
         }
+        self.offered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many were queued so far.
+    pub(crate) fn offered(&self) -> u64 {
+        self.offered.load(Ordering::Relaxed)
     }
 }
 
@@ -85,7 +93,7 @@ mod tests {
     #[test]
     fn repairs_that_wait_are_bounded_in_bytes() {
         let (queue, mut waiting) = mpsc::channel(MAX_WAITING);
-        let repairs = Repairs { queue, bytes: Arc::default() };
+        let repairs = Repairs { queue, bytes: Arc::default(), offered: AtomicU64::new(0) };
         let record = Bytes::from(vec![0; MAX_WAITING_BYTES / 2]);
         for _ in 0..3 {
             let record = record.clone();
@@ -94,5 +102,6 @@ mod tests {
         assert!(waiting.try_recv().is_ok() && waiting.try_recv().is_ok());
         assert!(waiting.try_recv().is_err(), "the third was left to the next read");
         assert_eq!(repairs.bytes.load(Ordering::Relaxed), MAX_WAITING_BYTES, "and is not counted");
+        assert_eq!(repairs.offered(), 2);
     }
 }

@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::Serialize;
+
+use cartwheel_telemetry::Recorder;
+use cartwheel_telemetry::trace::{Kind, Span};
 
 use crate::{Bucket, BucketError, Created, Listing, SharedBucket};
 
@@ -140,6 +144,8 @@ pub struct Usage {
 #[derive(Debug, Default)]
 pub struct Meter {
     works: [Counters; Work::ALL.len()],
+    /// Whose requests they are, and who takes down how long each takes.
+    listener: Option<(String, Recorder)>,
 }
 
 #[derive(Debug, Default)]
@@ -180,6 +186,12 @@ impl Meter {
         Arc::new(Self::default())
     }
 
+    /// As [`Self::new`], for the requests of `node`, whose times `recorder` takes down.
+    #[must_use]
+    pub fn recording(node: &str, recorder: Recorder) -> Arc<Self> {
+        Arc::new(Self { listener: Some((node.to_owned(), recorder)), ..Self::default() })
+    }
+
     /// A handle of `inner` whose requests count as `work`. `inner` must not be such a handle itself: its requests
     /// would count twice.
     #[must_use]
@@ -210,29 +222,63 @@ struct Metered {
 
 impl Metered {
     /// Counts a request that begins.
-    fn begin(&self, which: impl FnOnce(&Counters) -> &AtomicU64) -> UnderWay<'_> {
+    fn begin(&self, op: &'static Op) -> UnderWay<'_> {
         let counters = self.meter.counters(self.work);
-        add(which(counters), 1);
-        UnderWay { counters, brought_nothing: true }
+        add((op.counter)(counters), 1);
+        let mut span = Span::child(Kind::Client, || op.span.into());
+        let listener = self.meter.listener.as_ref();
+        if span.is_recorded() {
+            span.set("cartwheel.work", self.work.name());
+            if let Some((node, _)) = listener {
+                span.set("cartwheel.node", node.clone());
+            }
+        }
+        let recorder = listener.map(|(_, recorder)| recorder);
+        let timed = recorder.filter(|r| r.get().is_some()).map(|recorder| (recorder, Instant::now()));
+        UnderWay { counters, brought_nothing: true, op, timed, span }
     }
 
     /// Counts a request that begins and sends `body`.
-    fn begin_sending(&self, which: impl FnOnce(&Counters) -> &AtomicU64, body: &Bytes) -> UnderWay<'_> {
-        let under_way = self.begin(which);
+    fn begin_sending(&self, op: &'static Op, body: &Bytes) -> UnderWay<'_> {
+        let under_way = self.begin(op);
         add(&under_way.counters.bytes_in, body.len() as u64);
         under_way
     }
 }
 
+/// A kind of request.
+struct Op {
+    name: &'static str,
+    span: &'static str,
+    counter: fn(&Counters) -> &AtomicU64,
+}
+
+const GET: Op = Op { name: "get", span: "bucket GET", counter: |c| &c.get };
+const GET_RANGE: Op = Op { name: "get_range", span: "bucket GET_RANGE", counter: |c| &c.get_range };
+const PUT: Op = Op { name: "put", span: "bucket PUT", counter: |c| &c.put };
+const CREATE: Op = Op { name: "create", span: "bucket CREATE", counter: |c| &c.create };
+const LIST: Op = Op { name: "list", span: "bucket LIST", counter: |c| &c.list };
+const DELETE: Op = Op { name: "delete", span: "bucket DELETE", counter: |c| &c.delete };
+
 /// A request whose answer is not there yet. One that is dropped before, because its caller gave up, has failed.
 struct UnderWay<'a> {
     counters: &'a Counters,
     brought_nothing: bool,
+    op: &'static Op,
+    /// Who takes down how long it took, and since when it is under way.
+    timed: Option<(&'a Recorder, Instant)>,
+    span: Span,
 }
 
 impl UnderWay<'_> {
     fn end<T>(mut self, answer: Result<T, BucketError>) -> Result<T, BucketError> {
         self.brought_nothing = matches!(&answer, Err(error) if !error.is_not_found());
+        if let Err(error) = &answer
+            && self.brought_nothing
+            && self.span.is_recorded()
+        {
+            self.span.fail(error.to_string());
+        }
         answer
     }
 
@@ -249,6 +295,11 @@ impl Drop for UnderWay<'_> {
         if self.brought_nothing {
             add(&self.counters.failed, 1);
         }
+        if let Some((recorder, since)) = self.timed
+            && let Some(record) = recorder.get()
+        {
+            record.bucket_request(self.op.name, since.elapsed());
+        }
     }
 }
 
@@ -259,32 +310,32 @@ fn add(counter: &AtomicU64, amount: u64) {
 #[async_trait]
 impl Bucket for Metered {
     async fn get(&self, key: &str) -> Result<Bytes, BucketError> {
-        let under_way = self.begin(|counters| &counters.get);
+        let under_way = self.begin(&GET);
         under_way.end_reading(self.inner.get(key).await)
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, BucketError> {
-        let under_way = self.begin(|counters| &counters.get_range);
+        let under_way = self.begin(&GET_RANGE);
         under_way.end_reading(self.inner.get_range(key, range).await)
     }
 
     async fn put(&self, key: &str, body: Bytes) -> Result<(), BucketError> {
-        let under_way = self.begin_sending(|counters| &counters.put, &body);
+        let under_way = self.begin_sending(&PUT, &body);
         under_way.end(self.inner.put(key, body).await)
     }
 
     async fn create(&self, key: &str, body: Bytes) -> Result<Created, BucketError> {
-        let under_way = self.begin_sending(|counters| &counters.create, &body);
+        let under_way = self.begin_sending(&CREATE, &body);
         under_way.end(self.inner.create(key, body).await)
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Listing, BucketError> {
-        let under_way = self.begin(|counters| &counters.list);
+        let under_way = self.begin(&LIST);
         under_way.end(self.inner.list(prefix, after, limit).await)
     }
 
     async fn delete(&self, key: &str) -> Result<(), BucketError> {
-        let under_way = self.begin(|counters| &counters.delete);
+        let under_way = self.begin(&DELETE);
         under_way.end(self.inner.delete(key).await)
     }
 }

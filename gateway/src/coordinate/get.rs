@@ -14,6 +14,7 @@ use cartwheel_core::names::{Key, Namespace, NodeId};
 use cartwheel_core::quorum::{Node, Tally};
 use cartwheel_core::record::{Record, Version};
 use cartwheel_core::wire::{Answer, Call, Pieces, Refusal, Reply, Request};
+use cartwheel_telemetry::trace;
 
 use super::{CATCHING_UP_PAUSE, RING_CHANGES, Targets, bucket_until, newer_view, slow_after, usable_view};
 use crate::Shared;
@@ -143,9 +144,11 @@ async fn attempt(shared: &Shared, read: &Read) -> Result<Ended, Problem> {
     };
     let to_homes = call(None);
     let (sender, mut answers) = mpsc::unbounded_channel();
-    let ask = |targets: &Targets, node: Node, call: Pieces| {
+    let ask = |targets: &mut Targets, node: Node, stands_for: Option<&NodeId>, call: Pieces| {
         let reply_to = ReplyTo { sender: sender.clone(), tag: u32::from(node) };
-        shared.peers.submit(targets.address(node), call, read.deadline, reply_to);
+        let context = targets.ask(node, "read", stands_for, "asked; no answer");
+        let submit = || shared.peers.submit(targets.address(node), call, read.deadline, reply_to);
+        trace::within(context, submit);
     };
 
     let (homes, fallbacks) = (targets.readable().to_vec(), targets.fallbacks.clone());
@@ -158,12 +161,9 @@ async fn attempt(shared: &Shared, read: &Read) -> Result<Ended, Problem> {
         for action in std::mem::take(&mut actions) {
             match action {
                 GetAction::Ask { node, stands_for } => {
-                    targets.note(node, "asked; no answer");
-                    let call = match stands_for {
-                        None => to_homes.clone(),
-                        Some(home) => call(targets.id(home).cloned()),
-                    };
-                    ask(&targets, node, call);
+                    let home = stands_for.and_then(|home| targets.id(home).cloned());
+                    let call = if stands_for.is_some() { call(home.clone()) } else { to_homes.clone() };
+                    ask(&mut targets, node, home.as_ref(), call);
                 }
                 GetAction::Answer => {
                     shared.hedging.took(started.elapsed());

@@ -13,6 +13,8 @@ use cartwheel_core::hash::KeyHash;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::quorum::{Node, Tally};
 use cartwheel_core::ring::RingMember;
+use cartwheel_core::trace::TraceContext;
+use cartwheel_telemetry::trace::{Kind, Span};
 
 use crate::Shared;
 use crate::problem::{Missed, NodeOutcome, Problem};
@@ -20,6 +22,8 @@ use crate::trust::Trust;
 
 /// What is said of a target that no call was sent to.
 const NOT_ASKED: &str = "not asked";
+/// Outcomes of calls that failed, rather than being answered or refused.
+const FAILURES: [&str; 4] = ["not reachable", "answer lost", "unable", "sent a damaged record"];
 /// The pause before homes that are catching up are asked again.
 pub(crate) const CATCHING_UP_PAUSE: Duration = Duration::from_millis(30);
 
@@ -71,11 +75,13 @@ struct Target {
     id: NodeId,
     address: Arc<str>,
     outcome: &'static str,
+    /// The call that it has not answered.
+    span: Span,
 }
 
 impl Target {
     fn new(member: &RingMember) -> Self {
-        Self { id: member.id.clone(), address: Arc::clone(&member.address), outcome: NOT_ASKED }
+        Self { id: member.id.clone(), address: Arc::clone(&member.address), outcome: NOT_ASKED, span: Span::none() }
     }
 }
 
@@ -161,9 +167,44 @@ impl Targets {
         self.target(node).map_or("", |t| &t.address)
     }
 
-    /// Notes what a target did, for the error text; before it is asked, too.
+    /// A target is about to be asked: notes what is said of it while it does not answer, and gives the span of the
+    /// call to be sent with it.
+    pub(crate) fn ask(
+        &mut self,
+        node: Node,
+        call: &'static str,
+        stands_for: Option<&NodeId>,
+        unanswered: &'static str,
+    ) -> Option<TraceContext> {
+        let target = self.target_mut(node)?;
+        target.outcome = unanswered;
+        let mut span = Span::child(Kind::Client, || format!("{call} {}", target.id).into());
+        if span.is_recorded() {
+            span.set("rpc.method", call);
+            span.set("server.address", target.address.to_string());
+            span.set("cartwheel.peer", target.id.to_string());
+            if let Some(home) = stands_for {
+                span.set("cartwheel.hint_for", home.to_string());
+            }
+        }
+        let context = span.context();
+        target.span = span;
+        context
+    }
+
+    /// Notes what a target did, for the error text and its span.
     pub(crate) fn note(&mut self, node: Node, outcome: &'static str) {
-        let target = match node.checked_sub(FIRST_FALLBACK) {
+        let Some(target) = self.target_mut(node) else { return };
+        target.outcome = outcome;
+        let mut span = std::mem::take(&mut target.span);
+        span.set("cartwheel.outcome", outcome);
+        if FAILURES.contains(&outcome) {
+            span.fail(outcome);
+        }
+    }
+
+    fn target_mut(&mut self, node: Node) -> Option<&mut Target> {
+        match node.checked_sub(FIRST_FALLBACK) {
             Some(at) => {
                 if self.stand_ins.is_empty() {
                     self.find_stand_ins();
@@ -171,9 +212,6 @@ impl Targets {
                 self.stand_ins.get_mut(usize::from(at))
             }
             None => self.nodes.get_mut(usize::from(node)),
-        };
-        if let Some(target) = target {
-            target.outcome = outcome;
         }
     }
 

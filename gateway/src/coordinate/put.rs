@@ -17,7 +17,9 @@ use cartwheel_core::names::{Key, Namespace, NodeId};
 use cartwheel_core::put::{PutAction, PutEvent, PutMachine, PutOutcome};
 use cartwheel_core::quorum::{Applied, Durability, Failure, Node, Tally};
 use cartwheel_core::record::{Record, Version};
+use cartwheel_core::trace::TraceContext;
 use cartwheel_core::wire::{Answer, Call, Pieces, Precondition, Refusal, Reply, Request};
+use cartwheel_telemetry::trace;
 
 use super::{CATCHING_UP_PAUSE, RING_CHANGES, Targets, newer_view, slow_after, usable_view};
 use crate::Shared;
@@ -255,7 +257,7 @@ impl Attempt {
         }
         // Beyond that many it is left to the next read.
         let Ok(place) = Arc::clone(&self.shared.going_on).try_acquire_owned() else { return };
-        tokio::spawn(async move {
+        trace::spawn(async move {
             while !self.machine.is_idle() && Instant::now() < self.write.deadline {
                 match self.next_event().await {
                     Next::Event(event) => {
@@ -270,9 +272,11 @@ impl Attempt {
         });
     }
 
-    fn send(&self, node: Node, tag: u32, call: Pieces, deadline: Instant) {
+    fn send(&self, node: Node, tag: u32, call: Pieces, context: Option<TraceContext>) {
         let reply_to = ReplyTo { sender: self.sender.clone(), tag: tag | u32::from(node) };
-        self.shared.peers.submit(self.targets.address(node), call, deadline, reply_to);
+        let address = self.targets.address(node);
+        let submit = || self.shared.peers.submit(address, call, self.write.deadline, reply_to);
+        trace::within(context, submit);
     }
 
     /// Others stand in for this home: until it has taken what they keep, it is not relied on. One that says itself
@@ -291,8 +295,8 @@ impl Attempt {
         let left = self.write.deadline.saturating_duration_since(now);
         let wait = (left / MINT_SHARE).min(MAX_MINT_WAIT);
         self.minting = Some((asked.node, now + wait));
-        self.targets.note(asked.node, "asked to mint; no answer");
         let hint_for = self.doubt(asked.hint_for);
+        let context = self.targets.ask(asked.node, "mint", hint_for.as_ref(), "asked to mint; no answer");
         let call = match &self.mint {
             Some((before, call)) if before.hint_for == asked.hint_for && before.insist == asked.insist => {
                 call.clone()
@@ -313,18 +317,20 @@ impl Attempt {
             }
         };
         self.mint = Some((asked, call.clone()));
-        self.send(asked.node, 0, call, self.write.deadline);
+        self.send(asked.node, 0, call, context);
     }
 
     fn send_delta(&mut self, node: Node, hint_for: Option<Node>) {
+        let hint_for = self.doubt(hint_for);
+        let unanswered = "sent the version; no answer";
+        let context = self.targets.ask(node, "replicate", hint_for.as_ref(), unanswered);
         let request = Request::Replicate {
             durability: self.write.durability,
-            hint_for: self.doubt(hint_for),
+            hint_for,
             record: self.minted.as_ref().map(|m| m.delta.clone()).unwrap_or_default(),
         };
         let call = Call { ring_version: self.targets.ring_version, request };
-        self.targets.note(node, "sent the version; no answer");
-        self.send(node, REPLICATION, call.encode(), self.write.deadline);
+        self.send(node, REPLICATION, call.encode(), context);
     }
 
     fn send_confirm(&mut self, node: Node) {
@@ -336,8 +342,8 @@ impl Attempt {
             durability: self.write.durability,
         };
         let call = Call { ring_version: self.targets.ring_version, request };
-        self.targets.note(node, "minted; not yet as durable as asked");
-        self.send(node, REPLICATION, call.encode(), self.write.deadline);
+        let context = self.targets.ask(node, "confirm", None, "minted; not yet as durable as asked");
+        self.send(node, REPLICATION, call.encode(), context);
     }
 
     async fn next_event(&mut self) -> Next {

@@ -132,7 +132,7 @@ impl Inboxes {
             queue.push_back(letter);
         } else {
             waiting.insert(home.clone(), VecDeque::from([letter]));
-            tokio::spawn(Arc::clone(self).upload_all(home.clone()));
+            cartwheel_telemetry::trace::spawn(Arc::clone(self).upload_all(home.clone()));
         }
     }
 

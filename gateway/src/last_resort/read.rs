@@ -161,7 +161,7 @@ impl Reads {
         flights.under_way.insert(key.clone(), flight.clone());
         let (reads, key, homes, number) = (Arc::clone(self), key.clone(), homes.to_vec(), flight.number);
         // A task of its own: the caller that began it may give up, the others still want it.
-        tokio::spawn(async move {
+        cartwheel_telemetry::trace::spawn(async move {
             let landed = reads.fly(&homes, &key, deadline, pass).await;
             drop(room);
             reads.end(&key, number);
