@@ -6,6 +6,7 @@ use std::time::Duration;
 use cartwheel_bucket::Meter;
 use cartwheel_cluster::http_server::Limits;
 use cartwheel_cluster::metrics::MetricsText;
+use cartwheel_core::frame::FrameVersion;
 
 /// Configuration of one gateway.
 #[derive(Debug, Clone)]
@@ -30,6 +31,8 @@ pub struct GatewayConfig {
     pub meter: Arc<Meter>,
     /// What is shown at `/metrics`, if anything.
     pub metrics: Option<MetricsText>,
+    /// The newest version of frames to speak with storage nodes.
+    pub frames: FrameVersion,
 }
 
 impl GatewayConfig {
@@ -47,6 +50,7 @@ impl GatewayConfig {
             limits: Limits::default(),
             meter: Meter::new(),
             metrics: None,
+            frames: FrameVersion::NEWEST,
         }
     }
 }

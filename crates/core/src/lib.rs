@@ -27,4 +27,5 @@ pub mod record;
 pub mod ring;
 pub mod segment;
 pub mod standing;
+pub mod trace;
 pub mod wire;
