@@ -133,6 +133,7 @@ const GOLDEN: &[(&str, usize, u64)] = &[
     ("answers-v1.bin", 203, 0x5019_7326_2b84_e7d1),
     ("calls-v1.bin", 395, 0xefc7_525f_2644_826e),
     ("frame-v1.bin", 33, 0x789d_d60f_4da1_5b56),
+    ("frame-v2.bin", 58, 0x9bdd_b548_3432_80a1),
     ("gossip-v1.bin", 98, 0xcb33_6d46_7ed0_3831),
     ("manifest-v1.json", 1839, 0xc46f_b04a_0aec_a2c0),
     ("namespace-v1.json", 288, 0x1a30_89cd_73bb_b0fe),

@@ -21,6 +21,7 @@ use cartwheel_cluster::http_server::{Limits, serve};
 use cartwheel_cluster::peer::{FRAMES_PATH, Peers};
 use cartwheel_cluster::seams::Seams;
 use cartwheel_cluster::secret::ClusterSecret;
+use cartwheel_core::frame::FrameVersion;
 use cartwheel_core::names::{Key, Namespace};
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::wire::{Answer, Call, Refusal, Reply, Request as Asked};
@@ -71,7 +72,7 @@ async fn start(role: Role) -> std::io::Result<String> {
                 let token = secret.node_token();
                 let accept = move |request: Request| {
                     let token = token.clone();
-                    async move { frames::accept(request, &token, Arc::new(Backend)) }
+                    async move { frames::accept(request, &token, FrameVersion::NEWEST, Arc::new(Backend)) }
                 };
                 backends.push(listen(Router::new().route(FRAMES_PATH, get(accept))).await?);
             }

@@ -7,6 +7,7 @@ use cartwheel_bucket::Meter;
 use cartwheel_cluster::http_server::Limits;
 use cartwheel_cluster::metrics::MetricsText;
 use cartwheel_telemetry::Recorder;
+use cartwheel_core::frame::FrameVersion;
 
 /// Configuration of one gateway.
 #[derive(Debug, Clone)]
@@ -37,6 +38,8 @@ pub struct GatewayConfig {
     pub recorder: Recorder,
     /// How long it goes on serving after it is told to end, while `/readyz` says 503.
     pub drain_wait: Duration,
+    /// The newest version of frames to speak with storage nodes.
+    pub frames: FrameVersion,
 }
 
 impl GatewayConfig {
@@ -57,6 +60,7 @@ impl GatewayConfig {
             name: "gateway".to_owned(),
             recorder: Recorder::default(),
             drain_wait: Duration::ZERO,
+            frames: FrameVersion::NEWEST,
         }
     }
 }

@@ -156,7 +156,7 @@ pub async fn start(
     let failed = |error| StartError { address: config.listen.clone(), error };
     let listener = seams.net.listen(&config.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?.to_string();
-    let peers = Peers::new(seams.clone(), secret.node_token());
+    let peers = Peers::speaking(config.frames, seams.clone(), secret.node_token());
     let counted = |work| config.meter.bucket(&bucket, work);
     let ring_bucket = counted(Work::Membership);
     let follower = Follower::start(Arc::clone(&ring_bucket), seams.clone(), config.ring_interval);

@@ -59,6 +59,7 @@ async fn run(args: GatewayArgs, output: &mut Output) -> Result<Exit, Failure> {
         deadline: args.deadline,
         meter,
         metrics: Some(metrics.text()),
+        frames: args.process.frames,
         ..GatewayConfig::new(args.listen)
     };
     let Outside { seams, bucket, secret } = outside;

@@ -19,6 +19,7 @@ use clap::Args;
 use cartwheel_bucket::{BucketUrl, Meter, Prices, S3Bucket, S3Options, SharedBucket, Work};
 use cartwheel_cluster::seams::Seams;
 use cartwheel_cluster::secret::ClusterSecret;
+use cartwheel_core::frame::FrameVersion;
 
 use crate::client::Failure;
 
@@ -41,12 +42,20 @@ pub struct ProcessArgs {
     /// Listen beyond loopback without credentials
     #[arg(long, env = "CARTWHEEL_INSECURE")]
     pub insecure: bool,
+    /// The newest version of frames that it speaks with other processes: 1 or 2. They settle for the newest that both
+    /// know, so that a cluster can be replaced, and a replacement taken back, one process after the other
+    #[arg(long, value_name = "VERSION", env = "CARTWHEEL_FRAMES", default_value = "2", value_parser = frame_version)]
+    pub frames: FrameVersion,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub prices: PricesArgs,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub log: LogArgs,
+}
+
+fn frame_version(text: &str) -> Result<FrameVersion, String> {
+    text.parse().ok().and_then(FrameVersion::from_number).ok_or_else(|| "it must be 1 or 2".to_owned())
 }
 
 /// What the bucket costs.

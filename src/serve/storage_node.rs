@@ -162,6 +162,7 @@ async fn run(args: StorageNodeArgs, output: &mut Output) -> Result<Exit, Failure
         meter,
         prices: args.process.prices.list,
         metrics: Some(metrics.text()),
+        frames: args.process.frames,
         delete_after: args.delete_after,
         reap_after: args.reap_after,
         repair_every: args.repair_every,

@@ -565,6 +565,11 @@ impl CatchUp {
             if !taken.objects.is_empty() && self.is_replaced().await {
                 return tracing::warn!("another process may have this node's name; its hints are left to it");
             }
+            if !taken.objects.is_empty() && self.is_left_out().await {
+                return tracing::warn!(
+                    "this node may be no member any more; its hints are left to those that are"
+                );
+            }
             for object in &taken.objects {
                 match self.bucket.delete(object).await {
                     Ok(()) => drop(self.absorbed.lock().remove(object)),
@@ -625,6 +630,16 @@ impl CatchUp {
         let newest = Incarnation::newest_lease(&self.me.node, &*self.bucket).await;
         // Looked up after the list was made: this process may lease another epoch meanwhile.
         newest.map_or(true, |newest| newest > self.hints.newest_epoch())
+    }
+
+    /// Has the newest ring left this node out, or can that not be known? The view that it follows may be seconds old.
+    async fn is_left_out(&self) -> bool {
+        let Some(view) = self.follower.view() else { return true };
+        match membership::read_newest(&*self.bucket, view.version()).await {
+            Ok(Some(newest)) => newest.member(&self.me.node).is_none(),
+            Ok(None) => !self.is_member(),
+            Err(_) => true,
+        }
     }
 
     /// Waits until this node is asked to catch up once more.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use cartwheel_bucket::{Meter, Prices};
 use cartwheel_cluster::membership::Founding;
 use cartwheel_cluster::metrics::MetricsText;
+use cartwheel_core::frame::FrameVersion;
 use cartwheel_core::names::NodeId;
 
 /// Configuration of one storage node.
@@ -51,6 +52,8 @@ pub struct NodeConfig {
     pub prices: Prices,
     /// What `GET /metrics` answers; `None` if nothing does.
     pub metrics: Option<MetricsText>,
+    /// The newest version of frames to speak with others.
+    pub frames: FrameVersion,
     /// Go on with a store that does not honour conditional creates.
     pub unsafe_no_cas: bool,
     /// How often to look for a newer ring document.
@@ -81,6 +84,7 @@ impl NodeConfig {
             meter: Meter::new(),
             prices: Prices::default(),
             metrics: None,
+            frames: FrameVersion::NEWEST,
             unsafe_no_cas: false,
             ring_interval: Duration::from_secs(2),
         }

@@ -64,6 +64,7 @@ use cartwheel_cluster::peer::{FRAMES_PATH, Peers};
 use cartwheel_cluster::seams::Seams;
 use cartwheel_cluster::secret::ClusterSecret;
 use cartwheel_core::clock::Actor;
+use cartwheel_core::frame::FrameVersion;
 use cartwheel_core::gossip::Word;
 use cartwheel_core::manifest::Manifest;
 use cartwheel_core::mutation::{Rule, removed};
@@ -309,7 +310,7 @@ pub async fn start(
 
     let view = membership::View::new(document);
     let token = secret.node_token();
-    let peers = Peers::new(seams.clone(), token.clone());
+    let peers = Peers::speaking(config.frames, seams.clone(), token.clone());
     let stand = Stand::new(config.catches_up);
     let gossip = GossipHandle::start(
         peers.clone(),
@@ -372,7 +373,7 @@ pub async fn start(
         follower: follower.clone(),
     };
     let service = Service::new(parts, &view);
-    let router = router(Arc::new(service), token, config.metrics.clone());
+    let router = router(Arc::new(service), token, config.frames, config.metrics.clone());
     let borrower = Arc::new(Borrower::new(borrow::Parts {
         engine: Arc::clone(&engine),
         ledger: Arc::clone(&ledger),
@@ -655,11 +656,12 @@ fn word(
 fn router(
     service: Arc<Service>,
     token: cartwheel_cluster::secret::NodeToken,
+    newest: FrameVersion,
     metrics: Option<MetricsText>,
 ) -> Router {
     let frames = move |request: Request| {
         let (service, token) = (Arc::clone(&service), token.clone());
-        async move { frames::accept(request, &token, service) }
+        async move { frames::accept(request, &token, newest, service) }
     };
     let router = Router::new().route(FRAMES_PATH, get(frames)).route("/healthz", get(|| async { "ok\n" }));
     with_metrics(router, metrics)

@@ -117,7 +117,7 @@ impl Service {
 
 impl Handler for Service {
     fn handle(&self, call: IncomingCall) {
-        let IncomingCall { payload, deadline, reply } = call;
+        let IncomingCall { payload, trace: _, deadline, reply } = call;
         let inner = &self.inner;
         let reply = Replying { version: inner.ranges().version, handle: reply };
         if inner.engine.is_fenced() {

@@ -225,7 +225,7 @@ fn frame() -> Target {
             Frame { kind, correlation: 77, deadline_ms: 1500, head: payload.into(), body: Bytes::new() };
         [&frame.header()[..], &frame.head].concat()
     };
-    let mut corpus = vec![golden("frame-v1.bin"), frame(FrameKind::Ping, vec![])];
+    let mut corpus = vec![golden("frame-v1.bin"), golden("frame-v2.bin"), frame(FrameKind::Ping, vec![])];
     corpus
         .push([frame(FrameKind::Call, samples::calls().remove(0)), frame(FrameKind::Pong, vec![])].concat());
     /// All frames that are there, in one buffer.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cartwheel_bucket::{MemoryBucket, SharedBucket, list_all};
 use cartwheel_cluster::peer::FRAMES_PATH;
-use cartwheel_core::frame::{Frame, FrameKind, PROTOCOL};
+use cartwheel_core::frame::{Frame, FrameKind, FrameVersion};
 use cartwheel_core::hash::checksum;
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::wire::{Call, Precondition, Refusal, Reply, Request};
@@ -212,12 +212,14 @@ fn node_frames() -> Target {
     let mut corpus: Vec<Vec<u8>> =
         [FrameKind::Ping, FrameKind::Pong, FrameKind::Answer].map(|kind| frame(kind, vec![])).to_vec();
     corpus.extend(samples::calls().into_iter().map(|call| frame(FrameKind::Call, call)));
+    corpus.push(frame(FrameKind::TracedCall, [&[7; 25], &samples::calls()[0][..]].concat()));
     corpus.push([&corpus[0][..], &corpus[5], &corpus[0]].concat());
     Target::new("node-frames", corpus, move |input| {
         runtime.block_on(async {
             let token = cluster.node.secret.node_token().header();
             let head = format!(
-                "GET {FRAMES_PATH} HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: {PROTOCOL}\r\nAuthorization: {}\r\n\r\n",
+                "GET {FRAMES_PATH} HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: {}\r\nAuthorization: {}\r\n\r\n",
+                FrameVersion::NEWEST.offer(),
                 token.to_str().unwrap()
             );
             let mut stream = TcpStream::connect(&cluster.node.address).await.map_err(|e| e.to_string())?;

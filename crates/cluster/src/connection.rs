@@ -11,7 +11,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use cartwheel_core::frame::{Frame, FrameKind};
+use cartwheel_core::frame::{Frame, FrameKind, FrameVersion};
+use cartwheel_core::trace::TraceContext;
 use cartwheel_core::wire::Pieces;
 
 use crate::detector::{End, Signs, TICK, Verdict, Watch, is_fresh, smooth};
@@ -147,6 +148,7 @@ struct Heard {
 /// An open connection to a storage node.
 #[derive(Debug)]
 pub(crate) struct Connection {
+    version: FrameVersion,
     outbox: Outbox,
     in_flight: Mutex<InFlight>,
     heard: Mutex<Heard>,
@@ -155,11 +157,17 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Takes over an upgraded stream; `early` is what was read beyond the upgrade. Returns its reader and writer
-    /// too, for [`Connection::watch`].
-    pub(crate) fn start(stream: Stream, early: BytesMut, latency: Arc<Latency>) -> (Arc<Self>, JoinSet<()>) {
+    /// Takes over a stream that was upgraded to frames of `version`; `early` is what was read beyond the upgrade.
+    /// Returns its reader and writer too, for [`Connection::watch`].
+    pub(crate) fn start(
+        stream: Stream,
+        early: BytesMut,
+        version: FrameVersion,
+        latency: Arc<Latency>,
+    ) -> (Arc<Self>, JoinSet<()>) {
         let now = Instant::now();
         let connection = Arc::new(Self {
+            version,
             outbox: Outbox::default(),
             in_flight: Mutex::default(),
             heard: Mutex::new(Heard { anything: now, answer: now }),
@@ -188,8 +196,15 @@ impl Connection {
     }
 
     /// Sends a call; its outcome goes to `reply_to`, whatever it is. An answer that takes longer than
-    /// `patience` from `now` counts as lost.
-    pub(crate) fn submit(&self, (head, body): Pieces, now: Instant, patience: Duration, reply_to: ReplyTo) {
+    /// `patience` from `now` counts as lost. The other end hears of `trace` if it knows of traces.
+    pub(crate) fn submit(
+        &self,
+        (head, body): Pieces,
+        trace: Option<TraceContext>,
+        now: Instant,
+        patience: Duration,
+        reply_to: ReplyTo,
+    ) {
         let pending = Pending { reply_to, sent: now, expires: now + patience };
         let added = self.in_flight.lock().add(pending);
         let correlation = match added {
@@ -197,7 +212,11 @@ impl Connection {
             Err(pending) => return pending.reply_to.send(Err(CallError::NotSent)),
         };
         let deadline_ms = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX).max(1);
-        let frame = Frame { kind: FrameKind::Call, correlation, deadline_ms, head, body };
+        let (kind, head) = match trace {
+            Some(trace) if self.version >= FrameVersion::Two => (FrameKind::TracedCall, trace.before(&head)),
+            _ => (FrameKind::Call, head),
+        };
+        let frame = Frame { kind, correlation, deadline_ms, head, body };
         if self.outbox.push(frame).is_err()
             && let Some(pending) = self.in_flight.lock().take(correlation)
         {
@@ -375,7 +394,8 @@ mod tests {
 
     fn rig() -> Rig {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
-        let (connection, tasks) = Connection::start(Box::new(ours), BytesMut::new(), Arc::default());
+        let (connection, tasks) =
+            Connection::start(Box::new(ours), BytesMut::new(), FrameVersion::NEWEST, Arc::default());
         let (sender, outcomes) = mpsc::unbounded_channel();
         Rig { connection, tasks, theirs, sender, outcomes }
     }
@@ -384,7 +404,7 @@ mod tests {
         fn submit(&self, tag: u32, patience: Duration) {
             let reply_to = ReplyTo { sender: self.sender.clone(), tag };
             let call = (Bytes::from_static(b"call"), Bytes::new());
-            self.connection.submit(call, Instant::now(), patience, reply_to);
+            self.connection.submit(call, None, Instant::now(), patience, reply_to);
         }
     }
 
@@ -413,7 +433,7 @@ mod tests {
         rig.connection.lose_calls();
         assert_eq!(rig.outcomes.recv().await, Some((7, Err(CallError::Lost))));
         let reply_to = ReplyTo { sender: rig.sender, tag: 8 };
-        rig.connection.submit((Bytes::new(), Bytes::new()), Instant::now(), PATIENCE, reply_to);
+        rig.connection.submit((Bytes::new(), Bytes::new()), None, Instant::now(), PATIENCE, reply_to);
         assert_eq!(rig.outcomes.recv().await, Some((8, Err(CallError::NotSent))));
         // The socket is let go of: the other end reads what was written, then the end.
         let mut rest = Vec::new();
@@ -436,7 +456,7 @@ mod tests {
         assert!(tokio::time::timeout(PATIENCE, &mut watching).await.is_err());
         let reply_to = ReplyTo { sender: rig.sender, tag: 4 };
         let call = (Bytes::new(), Bytes::new());
-        rig.connection.submit(call, Instant::now(), Duration::from_millis(300), reply_to);
+        rig.connection.submit(call, None, Instant::now(), Duration::from_millis(300), reply_to);
         assert_eq!(watching.await.unwrap(), End::Slow);
     }
 
@@ -485,7 +505,7 @@ mod tests {
         for tag in 0..20 {
             let call = (Bytes::new(), Bytes::new());
             let reply_to = ReplyTo { sender: rig.sender.clone(), tag };
-            rig.connection.submit(call, Instant::now(), Duration::from_millis(200), reply_to);
+            rig.connection.submit(call, None, Instant::now(), Duration::from_millis(200), reply_to);
             assert_eq!(rig.outcomes.recv().await, Some((tag, Err(CallError::Lost))));
             let call = loop {
                 match Frame::take(&mut buffer).unwrap() {
@@ -507,7 +527,7 @@ mod tests {
         let mut watching = tokio::spawn(async move { connection.watch(rig.tasks).await });
         let reply_to = ReplyTo { sender: rig.sender, tag: 0 };
         let call = (Bytes::new(), Bytes::from(vec![0; 16 * 1024 * 1024]));
-        rig.connection.submit(call, Instant::now(), PATIENCE, reply_to);
+        rig.connection.submit(call, None, Instant::now(), PATIENCE, reply_to);
         // 5 MB/s, and the ping waits behind it all.
         let mut part = vec![0; 1024 * 1024];
         for _ in 0..16 {

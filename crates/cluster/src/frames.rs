@@ -9,7 +9,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::Instant;
 
-use cartwheel_core::frame::{Frame, FrameKind, PROTOCOL};
+use cartwheel_core::codec::DecodeError;
+use cartwheel_core::frame::{Frame, FrameKind, FrameVersion};
+use cartwheel_core::trace::TraceContext;
 use cartwheel_core::wire::{Answer, Pieces, Refusal, Reply};
 
 use crate::http_server::take_stream;
@@ -34,6 +36,8 @@ pub trait Handler: Send + Sync + 'static {
 pub struct IncomingCall {
     /// The encoded [`cartwheel_core::wire::Call`].
     pub payload: Bytes,
+    /// What trace it is part of, if the caller says so.
+    pub trace: Option<TraceContext>,
     /// Until when the caller waits.
     pub deadline: Instant,
     /// Where the answer goes.
@@ -80,17 +84,19 @@ impl Drop for ReplyHandle {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Serving {
+    version: FrameVersion,
     outbox: Outbox,
     in_flight: AtomicUsize,
 }
 
-/// Answers a request for [`crate::peer::FRAMES_PATH`]: checks token and protocol, then serves the upgraded
-/// connection with `handler`.
+/// Answers a request for [`crate::peer::FRAMES_PATH`]: checks the token, settles for the newest version of frames
+/// that both ends know, up to `newest`, and serves the upgraded connection with `handler`.
 pub fn accept<H: Handler>(
     mut request: axum::extract::Request,
     token: &NodeToken,
+    newest: FrameVersion,
     handler: Arc<H>,
 ) -> Response<axum::body::Body> {
     let refuse = |status: StatusCode, text: &'static str| {
@@ -101,11 +107,11 @@ pub fn accept<H: Handler>(
     if !token.admits(request.headers()) {
         return refuse(StatusCode::UNAUTHORIZED, "this cluster's secret is needed\n");
     }
-    if !asks_for_frames(request.headers()) {
+    let Some(version) = choose(newest, request.headers()) else {
         let mut response = refuse(StatusCode::UPGRADE_REQUIRED, "frames of another version\n");
-        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
+        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(newest.offer()));
         return response;
-    }
+    };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
@@ -113,20 +119,20 @@ pub fn accept<H: Handler>(
             tracing::error!("a connection for frames has an unexpected transport");
             return;
         };
-        serve(stream, &early, handler).await;
+        serve(stream, &early, version, handler).await;
     });
     let mut response = refuse(StatusCode::SWITCHING_PROTOCOLS, "");
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
+    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(version.name()));
     response
 }
 
-fn asks_for_frames(headers: &HeaderMap) -> bool {
-    headers.get(header::UPGRADE).is_some_and(|v| v == PROTOCOL)
+fn choose(newest: FrameVersion, headers: &HeaderMap) -> Option<FrameVersion> {
+    headers.get(header::UPGRADE)?.to_str().ok().and_then(|offered| newest.choose(offered))
 }
 
-async fn serve<H: Handler>(stream: Stream, early: &[u8], handler: Arc<H>) {
-    let serving = Arc::new(Serving::default());
+async fn serve<H: Handler>(stream: Stream, early: &[u8], version: FrameVersion, handler: Arc<H>) {
+    let serving = Arc::new(Serving { version, outbox: Outbox::default(), in_flight: AtomicUsize::new(0) });
     let (reader, writer) = tokio::io::split(stream);
     let writing = tokio::spawn({
         let serving = Arc::clone(&serving);
@@ -152,7 +158,13 @@ async fn read<H: Handler>(
     loop {
         loop {
             match Frame::take(&mut buffer) {
-                Ok(Some(frame)) => arrived(frame, serving, handler),
+                Ok(Some(frame)) => match arrived(frame, serving, handler) {
+                    Ok(()) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "a caller sent a call that can't be; closing its connection");
+                        return;
+                    }
+                },
                 Ok(None) => break,
                 Err(error) => {
                     tracing::warn!(%error, "a caller sent a damaged frame; closing its connection");
@@ -168,17 +180,25 @@ async fn read<H: Handler>(
     }
 }
 
-fn arrived<H: Handler>(frame: Frame, serving: &Arc<Serving>, handler: &H) {
+fn arrived<H: Handler>(mut frame: Frame, serving: &Arc<Serving>, handler: &H) -> Result<(), DecodeError> {
     match frame.kind {
-        FrameKind::Call => {
+        FrameKind::Call | FrameKind::TracedCall => {
+            let trace = match frame.kind {
+                FrameKind::TracedCall if serving.version < FrameVersion::Two => {
+                    return Err(DecodeError::Malformed("frame kind"));
+                }
+                FrameKind::TracedCall => Some(TraceContext::take(&mut frame.head)?),
+                _ => None,
+            };
             let before = serving.in_flight.fetch_add(1, Ordering::Relaxed);
             let reply = ReplyHandle { connection: Arc::clone(serving), correlation: frame.correlation };
             if before >= MAX_IN_FLIGHT {
                 let answer = Answer { ring_version: 0, reply: Reply::Refused(Refusal::Overloaded) };
-                return reply.send(answer.encode());
+                reply.send(answer.encode());
+                return Ok(());
             }
             let deadline = Instant::now() + Duration::from_millis(u64::from(frame.deadline_ms));
-            handler.handle(IncomingCall { payload: frame.head, deadline, reply });
+            handler.handle(IncomingCall { payload: frame.head, trace, deadline, reply });
         }
         FrameKind::Ping => {
             if serving.outbox.push(Frame::bare(FrameKind::Pong)).is_err() {
@@ -187,4 +207,8 @@ fn arrived<H: Handler>(frame: Frame, serving: &Arc<Serving>, handler: &H) {
         }
         FrameKind::Answer | FrameKind::Pong => {}
     }
+    Ok(())
 }
+
+#[cfg(test)]
+mod tests;

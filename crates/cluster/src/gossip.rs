@@ -303,6 +303,7 @@ mod tests {
     use tokio::runtime::{Builder, Runtime};
 
     use cartwheel_bucket::{MemoryBucket, SharedBucket};
+    use cartwheel_core::frame::FrameVersion;
     use cartwheel_core::ring::{Member, MemberState};
     use cartwheel_core::standing::Standing;
 
@@ -403,7 +404,9 @@ mod tests {
                 GossipHandle::start(peers("right"), follow(&bucket), Seams::real(), name.clone(), own);
             let service = Arc::new(Service(gossip.clone()));
             let token = ClusterSecret::given("right").node_token();
-            let route = axum::routing::get(move |request| async move { accept(request, &token, service) });
+            let route = axum::routing::get(move |request| async move {
+                accept(request, &token, FrameVersion::NEWEST, service)
+            });
             let router = Router::new().route(FRAMES_PATH, route);
             runtime.spawn(async move {
                 let (_stop, stopped) = watch::channel(false);

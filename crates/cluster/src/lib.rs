@@ -2,7 +2,8 @@
 //!
 //! [`membership`] is the truth about members (ring documents in the bucket), [`gossip`] says which of them live;
 //! [`peer`] and [`frames`] are the two ends of a call; [`http_server`] is the accept loop of every port, and
-//! [`metrics`] what it shows of the process; [`seams`] is what a simulation replaces.
+//! [`metrics`] what it shows of the process; [`trace`] is what goes along with calls; [`seams`] is what a simulation
+//! replaces.
 
 mod connection;
 mod detector;
@@ -16,5 +17,6 @@ pub mod peer;
 mod read_buffer;
 pub mod seams;
 pub mod secret;
+pub mod trace;
 
 pub use connection::{CallError, Outcome, ReplyTo};

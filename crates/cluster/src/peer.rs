@@ -14,13 +14,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use cartwheel_core::frame::{Frame, FrameKind, HEADER_BYTES, PROTOCOL};
+use cartwheel_core::frame::{Frame, FrameKind, FrameVersion, HEADER_BYTES};
+use cartwheel_core::trace::TraceContext;
 use cartwheel_core::wire::{Answer, Call, Pieces};
 
 use crate::connection::{CallError, Connection, Latency, ReplyTo};
 use crate::detector::{Admission, Detector, End, Next};
 use crate::seams::{Seams, Stream};
 use crate::secret::NodeToken;
+use crate::trace;
 
 /// How long opening a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -30,7 +32,13 @@ const MAX_WAITING: usize = 1024;
 pub const FRAMES_PATH: &str = "/internal/frames";
 
 /// A call that waits for the connection.
-type Waiting = (Pieces, Instant, ReplyTo);
+#[derive(Debug)]
+struct Waiting {
+    call: Pieces,
+    trace: Option<TraceContext>,
+    deadline: Instant,
+    reply_to: ReplyTo,
+}
 
 /// What leads to a peer. There is a connection exactly while the detector believes the peer to be up; while it
 /// believes anything but "unknown", one task tends the peer; see [`tend`].
@@ -83,13 +91,21 @@ struct Inner {
 struct Way {
     seams: Seams,
     token: NodeToken,
+    /// The newest version of frames that is offered.
+    newest: FrameVersion,
 }
 
 impl Peers {
     /// Nobody yet; `token` proves to nodes that the caller belongs to the cluster.
     #[must_use]
     pub fn new(seams: Seams, token: NodeToken) -> Self {
-        let way = Arc::new(Way { seams, token });
+        Self::speaking(FrameVersion::NEWEST, seams, token)
+    }
+
+    /// As [`Peers::new`], with frames of version `newest` at most.
+    #[must_use]
+    pub fn speaking(newest: FrameVersion, seams: Seams, token: NodeToken) -> Self {
+        let way = Arc::new(Way { seams, token, newest });
         let (listener, peers) = (Arc::default(), Mutex::default());
         Self { inner: Arc::new(Inner { way, listener, peers }) }
     }
@@ -102,24 +118,24 @@ impl Peers {
 
     /// Sends a call to the node at `address`; its outcome goes to `reply_to`, whatever it is. Never blocks. A
     /// call waits for a node's first connection (1 s at most) and for one that broke (100 ms at most); to a
-    /// node that is down it is not sent.
+    /// node that is down it is not sent. The trace that the caller's work is part of goes with it.
     pub fn submit(&self, address: &str, call: Pieces, deadline: Instant, reply_to: ReplyTo) {
         let peer = self.peer(address);
-        let now = Instant::now();
+        let (now, trace) = (Instant::now(), trace::current());
         let mut link = peer.link.lock();
         if let Some(connection) = &link.connection {
             let connection = Arc::clone(connection);
             drop(link);
-            return connection.submit(call, now, deadline.saturating_duration_since(now), reply_to);
+            return connection.submit(call, trace, now, deadline.saturating_duration_since(now), reply_to);
         }
         match link.detector.admit(now) {
             Admission::WaitAndStart => {
-                link.waiting.push((call, deadline, reply_to));
+                link.waiting.push(Waiting { call, trace, deadline, reply_to });
                 drop(link);
                 self.start(&peer);
             }
             Admission::Wait if link.waiting.len() < MAX_WAITING => {
-                link.waiting.push((call, deadline, reply_to));
+                link.waiting.push(Waiting { call, trace, deadline, reply_to });
             }
             Admission::Wait | Admission::Refuse => {
                 drop(link);
@@ -238,9 +254,11 @@ impl Peer {
         let (waiting, connection) = (std::mem::take(&mut link.waiting), link.connection.clone());
         drop(link);
         let now = Instant::now();
-        for (call, deadline, reply_to) in waiting {
+        for Waiting { call, trace, deadline, reply_to } in waiting {
             match &connection {
-                Some(connection) if deadline > now => connection.submit(call, now, deadline - now, reply_to),
+                Some(connection) if deadline > now => {
+                    connection.submit(call, trace, now, deadline - now, reply_to);
+                }
                 _ => reply_to.send(Err(CallError::NotSent)),
             }
         }
@@ -254,8 +272,8 @@ impl Drop for Peer {
         if let Some(connection) = link.connection.take() {
             connection.end(End::Idle);
         }
-        for (_, _, reply_to) in link.waiting.drain(..) {
-            reply_to.send(Err(CallError::NotSent));
+        for waiting in link.waiting.drain(..) {
+            waiting.reply_to.send(Err(CallError::NotSent));
         }
     }
 }
@@ -293,7 +311,7 @@ async fn tend(peer: Weak<Peer>, address: String, way: Arc<Way>) {
             next = held.change(decide);
             continue;
         };
-        let (stream, early) = match opened {
+        let Opened { stream, early, version } = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 tracing::debug!(%address, %error, "can't connect to a storage node");
@@ -304,7 +322,7 @@ async fn tend(peer: Weak<Peer>, address: String, way: Arc<Way>) {
                 continue;
             }
         };
-        let (connection, tasks) = Connection::start(stream, early, Arc::clone(&held.latency));
+        let (connection, tasks) = Connection::start(stream, early, version, Arc::clone(&held.latency));
         held.change(|link| {
             link.detector.opened();
             link.connection = Some(Arc::clone(&connection));
@@ -332,7 +350,7 @@ async fn open_patiently(
     address: &str,
     way: &Way,
     patience: Option<Duration>,
-) -> Result<(Stream, BytesMut), String> {
+) -> Result<Opened, String> {
     let mut opening = Box::pin(tokio::time::timeout(CONNECT_TIMEOUT, open(way, address)));
     let opened = match patience {
         None => opening.await,
@@ -349,9 +367,16 @@ async fn open_patiently(
     opened.unwrap_or_else(|_| Err("timed out".to_owned()))
 }
 
-/// A connection on which the node has answered a ping, and what was read beyond that.
-async fn open(way: &Way, address: &str) -> Result<(Stream, BytesMut), String> {
-    let (mut stream, early) = upgrade(way, address).await?;
+/// A connection on which the node has answered a ping.
+struct Opened {
+    stream: Stream,
+    /// What was read beyond that answer.
+    early: BytesMut,
+    version: FrameVersion,
+}
+
+async fn open(way: &Way, address: &str) -> Result<Opened, String> {
+    let (mut stream, early, version) = upgrade(way, address).await?;
     stream.write_all(&Frame::bare(FrameKind::Ping).header()).await.map_err(|e| e.to_string())?;
     stream.flush().await.map_err(|e| e.to_string())?;
     let mut buffer = BytesMut::from(&early[..]);
@@ -361,13 +386,14 @@ async fn open(way: &Way, address: &str) -> Result<(Stream, BytesMut), String> {
         }
     }
     match Frame::take(&mut buffer) {
-        Ok(Some(frame)) if frame.kind == FrameKind::Pong => Ok((stream, buffer)),
+        Ok(Some(frame)) if frame.kind == FrameKind::Pong => Ok(Opened { stream, early: buffer, version }),
         _ => Err("the node did not answer the ping".to_owned()),
     }
 }
 
-/// Connects and asks the node's HTTP port for frames.
-async fn upgrade(way: &Way, address: &str) -> Result<(Stream, Bytes), String> {
+/// Connects and asks the node's HTTP port for frames: the stream, what was read beyond the answer, and the version
+/// that the node has chosen.
+async fn upgrade(way: &Way, address: &str) -> Result<(Stream, Bytes, FrameVersion), String> {
     let stream = way.seams.net.connect(address).await.map_err(|e| e.to_string())?;
     let (mut sender, http) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
@@ -376,7 +402,7 @@ async fn upgrade(way: &Way, address: &str) -> Result<(Stream, Bytes), String> {
     let request = http::Request::get(FRAMES_PATH)
         .header(HOST, address)
         .header(CONNECTION, "upgrade")
-        .header(UPGRADE, PROTOCOL)
+        .header(UPGRADE, way.newest.offer())
         .header(AUTHORIZATION, way.token.header())
         .body(Empty::<Bytes>::new())
         .map_err(|e| e.to_string())?;
@@ -384,9 +410,11 @@ async fn upgrade(way: &Way, address: &str) -> Result<(Stream, Bytes), String> {
     if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
         return Err(format!("the node answered {} to the upgrade", response.status()));
     }
+    let chosen = response.headers().get(UPGRADE).and_then(|name| name.to_str().ok());
+    let version = chosen.and_then(|name| way.newest.choose(name)).ok_or("the node speaks other frames")?;
     let upgraded = hyper::upgrade::on(response).await.map_err(|e| e.to_string())?;
     let parts = upgraded.downcast::<TokioIo<Stream>>().map_err(|_| "unexpected transport".to_owned())?;
-    Ok((parts.io.into_inner(), parts.read_buf))
+    Ok((parts.io.into_inner(), parts.read_buf, version))
 }
 
 #[cfg(test)]

@@ -5,14 +5,62 @@
 //! ```
 //! All numbers little endian. `correlation` pairs an answer with its call; `deadline_ms` is the time that the
 //! caller will still wait (0 in answers).
+//!
+//! Whoever opens a connection names the versions of frames that it speaks in `Upgrade`, the newest first; the other
+//! end takes the newest that it knows too, and says which. So processes of two versions work together, and a cluster
+//! is replaced one process after the other.
 
 use bytes::{Buf, Bytes, BytesMut};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::codec::DecodeError;
 
-/// The protocol's name and version in `Upgrade`.
-pub const PROTOCOL: &str = "cartwheel-frames/1";
+/// A version of frames. Each holds all that the one before held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FrameVersion {
+    /// Calls, answers, pings.
+    One = 1,
+    /// Calls may say what trace they are part of ([`FrameKind::TracedCall`]).
+    Two = 2,
+}
+
+impl FrameVersion {
+    /// The newest.
+    pub const NEWEST: Self = Self::Two;
+    /// All, the newest first.
+    const ALL: [Self; 2] = [Self::Two, Self::One];
+
+    /// The version of this number.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|version| *version as u8 == number)
+    }
+
+    /// Its name in `Upgrade`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::One => "cartwheel-frames/1",
+            Self::Two => "cartwheel-frames/2",
+        }
+    }
+
+    /// What a caller that knows versions up to this one offers in `Upgrade`.
+    #[must_use]
+    pub fn offer(self) -> &'static str {
+        match self {
+            Self::One => "cartwheel-frames/1",
+            Self::Two => "cartwheel-frames/2, cartwheel-frames/1",
+        }
+    }
+
+    /// The newest of the versions in `offered` that is not newer than this one. `None` if there is none.
+    #[must_use]
+    pub fn choose(self, offered: &str) -> Option<Self> {
+        let offers = |version: &Self| offered.split(',').any(|name| name.trim() == version.name());
+        Self::ALL.into_iter().filter(|version| *version <= self).find(offers)
+    }
+}
 /// Bytes of a frame before its payload.
 pub const HEADER_BYTES: usize = 21;
 /// Longest payload: a record with all the siblings that concurrent minters may give it, and pages of a scan.
@@ -30,11 +78,15 @@ pub enum FrameKind {
     Ping = 3,
     /// Yes. No payload.
     Pong = 4,
+    /// A call with a [`crate::trace::TraceContext`] before the request. From version 2 on.
+    TracedCall = 5,
 }
 
 impl FrameKind {
     fn from_u8(n: u8) -> Option<Self> {
-        [Self::Call, Self::Answer, Self::Ping, Self::Pong].into_iter().find(|k| *k as u8 == n)
+        [Self::Call, Self::Answer, Self::Ping, Self::Pong, Self::TracedCall]
+            .into_iter()
+            .find(|k| *k as u8 == n)
     }
 }
 
@@ -145,6 +197,29 @@ mod tests {
     #[test]
     fn golden_file() {
         crate::golden::check("frame-v1.bin", &bytes(&frame()));
+    }
+
+    #[test]
+    fn golden_file_of_version_two() {
+        let context = crate::trace::TraceContext::new([0x11; 16], [0x22; 8], 1).unwrap();
+        let traced = Frame { kind: FrameKind::TracedCall, head: context.before(b"head"), ..frame() };
+        crate::golden::check("frame-v2.bin", &bytes(&traced));
+    }
+
+    #[test]
+    fn two_ends_take_the_newest_version_that_both_know() {
+        use FrameVersion::{One, Two};
+        for (caller, callee, both) in [(One, One, One), (One, Two, One), (Two, One, One), (Two, Two, Two)] {
+            assert_eq!(callee.choose(caller.offer()), Some(both), "{caller:?} calls {callee:?}");
+        }
+        assert_eq!(Two.choose("cartwheel-frames/3, websocket"), None);
+        assert_eq!(Two.choose("cartwheel-frames/3,cartwheel-frames/1"), Some(One));
+        assert_eq!(Two.choose(""), None);
+        for version in FrameVersion::ALL {
+            assert_eq!(FrameVersion::from_number(version as u8), Some(version));
+            assert_eq!(FrameVersion::NEWEST.choose(version.name()), Some(version));
+        }
+        assert_eq!(FrameVersion::from_number(3), None);
     }
 
     #[test]

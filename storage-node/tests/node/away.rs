@@ -367,6 +367,38 @@ async fn hints_are_deleted_only_after_the_homes_own_segment_is_in_the_bucket() {
     assert!(first(Operation::Put, "nodes/node-a/f/") < first(Operation::Delete, "hints/node-a/"));
 }
 
+/// P11. Nobody reads at a node that is no member any more, and the ring that it follows may be old.
+#[tokio::test]
+async fn who_was_left_out_of_the_ring_leaves_its_hints_to_those_that_are_in_it() {
+    let mut world = World::of(1, &["node-a", "node-b"]).await;
+    let name = world.key_at("node-a").await;
+    world.stop("node-a").await;
+    world.cluster.ring_interval = Duration::from_secs(3600);
+    world.bucket("node-a").hold(Operation::Put, "nodes/node-a/f/");
+    world.boot("node-a").await;
+    world.counts("node-a").await;
+    let object = world.leave_hint("node-a", "node-gone", &record(&name, 1)).await;
+    assert_eq!(
+        world.call("node-a", Request::Probe { hinted: true }).await,
+        Reply::Standing(Standing::Counting)
+    );
+    assert_eq!(values(world.call("node-a", read(&name)).await), ["1"], "it has taken them");
+    let mut document = world.view().await.document.clone();
+    document.version += 1;
+    document.members.retain(|member| member.id != id("node-a"));
+    assert!(membership::create(&*world.cluster.bucket, &document).await.unwrap());
+    let before = world.bucket("node-a").journal().len();
+    world.bucket("node-a").relent();
+    let looks = |journal: &[crate::rigged::Done]| {
+        let mut done = journal[before..].iter();
+        done.any(|done| done.is(Operation::Put, "nodes/node-a/f/"))
+            && done.any(|done| done.is(Operation::Get, "ring/"))
+    };
+    world.bucket("node-a").until("it looks at the ring once they are in its segments", looks).await;
+    world.stop("node-a").await;
+    assert!(world.objects(&hint_prefix(&id("node-a"))).await.contains(&object));
+}
+
 #[tokio::test]
 async fn who_is_offered_what_it_lacks_has_no_vote_until_it_has_taken_it() {
     let world = World::of(1, &["node-a", "node-b"]).await;

@@ -21,7 +21,7 @@ use cartwheel_cluster::seams::Seams;
 use cartwheel_cluster::secret::ClusterSecret;
 use cartwheel_core::clock::{Clock, Dot};
 use cartwheel_core::container::Container;
-use cartwheel_core::frame::PROTOCOL;
+use cartwheel_core::frame::FrameVersion;
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::{Record, Value};
 use cartwheel_core::ring::{Change, Member, MemberState};
@@ -359,8 +359,9 @@ async fn an_end_that_could_not_flush_is_not_clean_and_loses_nothing() {
 /// The first line of the answer to an upgrade with this token.
 async fn upgrade(address: &str, token: &str) -> String {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let offer = FrameVersion::NEWEST.offer();
     let request = format!(
-        "GET {FRAMES_PATH} HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: {PROTOCOL}\r\n\
+        "GET {FRAMES_PATH} HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: {offer}\r\n\
          authorization: {token}\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.unwrap();

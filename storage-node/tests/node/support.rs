@@ -76,6 +76,7 @@ pub(crate) struct Cluster {
     pub(crate) replicas: u32,
     pub(crate) flush_interval: Duration,
     pub(crate) delete_after: Duration,
+    pub(crate) ring_interval: Duration,
     pub(crate) nodes: Vec<RunningNode>,
 }
 
@@ -89,13 +90,15 @@ impl Cluster {
         let follower = Follower::start(Arc::clone(&bucket), Seams::real(), Duration::from_millis(20));
         let flush_interval = Duration::from_millis(100);
         let delete_after = Duration::from_secs(300);
-        Self { bucket, peers, follower, replicas, flush_interval, delete_after, nodes: Vec::new() }
+        let ring_interval = Duration::from_millis(50);
+        let nodes = Vec::new();
+        Self { bucket, peers, follower, replicas, flush_interval, delete_after, ring_interval, nodes }
     }
 
     pub(crate) fn config(&self, name: &str) -> NodeConfig {
         let mut config = NodeConfig::new(id(name), "127.0.0.1:0".to_owned());
         config.founding = Founding { partitions: 16, tokens: 64, replicas: self.replicas };
-        config.ring_interval = Duration::from_millis(50);
+        config.ring_interval = self.ring_interval;
         config.cache_bytes = 1 << 20;
         config.flush_interval = self.flush_interval;
         config.delete_after = self.delete_after;

@@ -4,7 +4,7 @@
 //! - a segment goes only if no node's newest manifest names it, no pin that took hold is on it, and its node, where it
 //!   is home of a key in it, has all that it says of the key in other segments;
 //! - a hint goes only if its home has it in segments or on its disk; if the home is no member any more, or no home of
-//!   the key and has it not, every home of the key has;
+//!   the key and has it not, so many homes of the key have it that each read quorum shows it;
 //! - a manifest, and settings of a namespace, go only if there are newer ones; a tree only if another is there;
 //! - a pin goes only if its holder's manifest does not name what it is on, or another pin of the holder is on it;
 //! - nothing else goes.
@@ -25,6 +25,9 @@ use crate::report::Check;
 use crate::sight::Sight;
 use crate::world::Objects;
 use crate::world::lock::Lock;
+
+/// How many of three homes must have something for each read quorum to show it.
+const QUORUM: usize = 2;
 
 /// The bucket, watched.
 #[derive(Debug)]
@@ -162,8 +165,11 @@ fn hint_is_needed(sight: &Sight, name: &str) -> Vec<String> {
             }
             continue;
         }
-        let lack = homes.iter().filter(|node| !has(node));
-        why.extend(lack.map(|node| format!("{node} does not have {}", said(record))));
+        // A home that learns only now that it is none any more may have taken it: every read quorum must show it.
+        let (have, lack): (Vec<_>, Vec<_>) = homes.iter().partition(|node| has(node));
+        if have.len() < QUORUM {
+            why.extend(lack.iter().map(|node| format!("{node} does not have {}", said(record))));
+        }
     }
     why
 }

@@ -24,6 +24,7 @@ use crate::limits::Counted;
 use crate::options::Level;
 use crate::sight::Sight;
 use crate::trace::Trace;
+use crate::versions::Versions;
 use crate::wire;
 use crate::world::lock::Lock;
 use crate::world::{
@@ -173,6 +174,8 @@ pub struct Machine {
     pub host: Host,
     /// The disk, and how many there were.
     disk: Lock<(Arc<SimDisk>, u32)>,
+    /// Which versions of the program run on it.
+    versions: Versions,
     /// How it reaches the bucket.
     pub reach: Reach,
     /// When it is switched on for the first time.
@@ -195,6 +198,7 @@ impl Machine {
             place: place.clone(),
             host,
             disk: Lock::new((disk, 1)),
+            versions: Versions::of(place.seed, name),
             reach,
             from,
             end: Notify::new(),
@@ -219,6 +223,7 @@ impl Machine {
         config.advertise = Some(address(self.name));
         config.flush_interval = Duration::from_secs(3);
         config.founding = FOUNDING;
+        config.frames = self.versions.next();
         (self.place.configure)(self.place.seed, &mut config);
         config.catches_up = self.place.bug != Bug::CountsAtOnce;
         config
@@ -358,13 +363,14 @@ pub fn add_gateway(sim: &mut Sim<'_>, place: &Place, gateway: usize, presence: &
     let host = Host::new(place.seed, name);
     let reach = place.bucket(name, &host);
     let (seams, bucket, freezer) = (host.seams.clone(), Arc::clone(&reach.bucket), Arc::clone(&host.freezer));
-    let presence = Arc::clone(presence);
+    let (presence, versions) = (Arc::clone(presence), Versions::of(place.seed, name));
     sim.host(name, move || {
         let (seams, bucket, presence) = (seams.clone(), Arc::clone(&bucket), Arc::clone(&presence));
-        let freezer = Arc::clone(&freezer);
+        let (freezer, frames) = (Arc::clone(&freezer), versions.next());
         async move {
             tokio::spawn(async move { freezer.leaps().await });
-            let config = GatewayConfig::new(format!("0.0.0.0:{PORT}"));
+            let mut config = GatewayConfig::new(format!("0.0.0.0:{PORT}"));
+            config.frames = frames;
             let secret = ClusterSecret::given(SECRET);
             let _gateway = cartwheel_gateway::start(config, seams, bucket, &secret).await?;
             presence.lives.lock()[gateway].1 += 1;

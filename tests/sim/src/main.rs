@@ -40,6 +40,7 @@ mod steps;
 mod tally;
 mod timeline;
 mod trace;
+mod versions;
 mod weather;
 mod wire;
 mod world;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::options::{Level, Options};
 use crate::report::{Outcome, Report, Scene};
 use crate::world::{BUGS, Bug};
-use crate::{changing, log, removal, returning, run, steps, timeline};
+use crate::{changing, log, removal, returning, run, steps, timeline, versions};
 
 /// In what world a seed is run, and what is wrong with it on purpose.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
@@ -149,6 +149,7 @@ pub fn main(args: &SeedArgs) -> ExitCode {
     }
     let options = args.options();
     steps::begin(args.seed);
+    versions::trace_calls();
     let Outcome { report, trace } = play(args.scene, &options);
     let first = report.violations.first();
     let timeline = first.map_or_else(Vec::new, |violation| timeline::of(&trace, violation));

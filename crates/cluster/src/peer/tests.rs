@@ -97,7 +97,7 @@ async fn serve(mut stream: DuplexStream, node: &OneNode) -> io::Result<()> {
             let Some(end) = buffer.windows(4).position(|w| w == b"\r\n\r\n") else { continue };
             let _ = buffer.split_to(end + 4);
             upgraded = true;
-            let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
+            let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: cartwheel-frames/1\r\n\r\n";
             stream.write_all(answer.as_bytes()).await?;
         }
         while let Some(frame) = Frame::take(&mut buffer).unwrap() {

@@ -16,6 +16,7 @@ use cartwheel_cluster::seams::Seams;
 use cartwheel_cluster::secret::ClusterSecret;
 use cartwheel_core::clock::{Actor, Dot};
 use cartwheel_core::container::Container;
+use cartwheel_core::frame::FrameVersion;
 use cartwheel_core::record::{Record, Version};
 
 use super::*;
@@ -135,7 +136,7 @@ impl Line {
         let (answering, accepted) = (Arc::new(Answering(Arc::clone(&other))), token.clone());
         let accept = move |request: HttpRequest| {
             let (answering, token) = (Arc::clone(&answering), accepted.clone());
-            async move { frames::accept(request, &token, answering) }
+            async move { frames::accept(request, &token, FrameVersion::NEWEST, answering) }
         };
         let listener = Seams::real().net.listen("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
