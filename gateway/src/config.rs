@@ -6,8 +6,8 @@ use std::time::Duration;
 use cartwheel_bucket::Meter;
 use cartwheel_cluster::http_server::Limits;
 use cartwheel_cluster::metrics::MetricsText;
-use cartwheel_telemetry::Recorder;
 use cartwheel_core::frame::FrameVersion;
+use cartwheel_telemetry::Recorder;
 
 /// Configuration of one gateway.
 #[derive(Debug, Clone)]

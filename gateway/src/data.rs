@@ -108,7 +108,13 @@ async fn read(shared: &Shared, parts: &Parts, arrived: Instant) -> Result<Respon
 }
 
 /// Replicas were asked for something, and it came to that.
-fn asked_replicas(shared: &Shared, op: &'static str, outcome: &'static str, asked: Instant, fallbacks: usize) {
+fn asked_replicas(
+    shared: &Shared,
+    op: &'static str,
+    outcome: &'static str,
+    asked: Instant,
+    fallbacks: usize,
+) {
     let Some(record) = shared.watch.recorder.get() else { return };
     record.operation(op, outcome, asked.elapsed());
     if fallbacks > 0 {

@@ -17,8 +17,8 @@ use tracing::Instrument;
 use cartwheel_core::quorum::Applied;
 use cartwheel_telemetry::trace;
 
-use crate::problem::Problem;
 use crate::observe::Watch;
+use crate::problem::Problem;
 
 /// Makes [`Edge`]s that share their room.
 #[derive(Debug, Clone)]

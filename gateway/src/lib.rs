@@ -17,6 +17,7 @@ mod last_resort;
 mod latency;
 mod namespaces;
 mod namespaces_api;
+mod observe;
 pub mod problem;
 mod repair;
 mod repair_api;
@@ -25,7 +26,6 @@ mod ring_api;
 mod router;
 pub mod settings;
 mod trust;
-mod observe;
 
 use std::io;
 use std::sync::Arc;
@@ -51,10 +51,10 @@ use body::BodyBudget;
 use last_resort::LastResort;
 use latency::Hedging;
 use namespaces::Namespaces;
+use observe::Watch;
 use problem::Problem;
 use repair::Repairs;
 use trust::Trust;
-use observe::Watch;
 
 /// Writes that were answered and still go on, to the homes that have not taken them.
 const GOING_ON: usize = 4096;

@@ -19,7 +19,8 @@ use cartwheel_storage_node::{NodeConfig, RunningNode, StartError};
 
 use super::metrics::Metrics;
 use super::shutdown::Signals;
-use super::{LogArgs, Outside, PricesArgs, check_exposure, runtime, storage_node, telemetry};
+use super::telemetry::Telemetry;
+use super::{LogArgs, Outside, PricesArgs, TelemetryArgs, check_exposure, runtime, storage_node, telemetry};
 use crate::client::{Exit, Failure, Output};
 
 const BUCKET: &str = "cartwheel";
@@ -65,6 +66,9 @@ pub struct DevArgs {
     pub prices: PricesArgs,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub telemetry: TelemetryArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub log: LogArgs,
 }
 
@@ -93,6 +97,7 @@ pub struct DevCluster {
     nodes: Vec<RunningNode>,
     gateways: Vec<RunningGateway>,
     data_dir: PathBuf,
+    telemetry: Telemetry,
 }
 
 impl DevCluster {
@@ -113,22 +118,27 @@ impl DevCluster {
         let failed = |e: cartwheel_bucket::BucketError| Failure::failed(format!("object storage: {e}"));
         let bucket = cartwheel_bucket::S3Bucket::connect(&url, options.clone()).await.map_err(failed)?;
         bucket.ensure_exists().await.map_err(failed)?;
-        let metrics = Metrics::new(args.prices.list)?;
+        let telemetry =
+            Telemetry::start(&args.telemetry, &args.log, args.prices.list, "cartwheel-dev", None)?;
+        let metrics = &telemetry.metrics;
         // What is done for all: it is no node's and no gateway's.
         let meter = metrics.meter("dev");
         let (outside, _) = Outside::connect(&format!("s3://{BUCKET}"), options, None, &meter).await?;
 
         let founding = Outside { bucket: meter.bucket(&outside.bucket, Work::Membership), ..outside.clone() };
-        let configs = node_configs(args, &founding, &metrics).await?;
+        let configs = node_configs(args, &founding, metrics).await?;
         let starting = configs.into_iter().map(|config| start_node(config, args, outside.clone()));
         let nodes = futures_util::future::try_join_all(starting).await?;
+        for node in &nodes {
+            metrics.show_node(node.id().as_str(), node.watch());
+        }
         let mut gateways = Vec::new();
         for number in 0..args.gateways {
-            let gateway = start_gateway(args, number, &outside, &metrics).await?;
+            let gateway = start_gateway(args, number, &outside, metrics).await?;
             gateway.ready().await;
             gateways.push(gateway);
         }
-        Ok(Self { s3, nodes, gateways, data_dir: args.data_dir.clone() })
+        Ok(Self { s3, nodes, gateways, data_dir: args.data_dir.clone(), telemetry })
     }
 
     /// Where the gateways listen.
@@ -143,6 +153,7 @@ impl DevCluster {
         }
         futures_util::future::join_all(self.nodes.into_iter().map(RunningNode::shutdown)).await;
         self.s3.shutdown().await;
+        self.telemetry.finish().await;
     }
 
     /// Where everything is, and what to try.
@@ -201,6 +212,7 @@ async fn node_configs(
         configs.push(NodeConfig {
             flush_interval: args.flush_interval,
             meter: metrics.meter(config.id.as_str()),
+            recorder: metrics.recorder(config.id.as_str()),
             prices: args.prices.list,
             metrics: Some(metrics.text()),
             ..config
@@ -281,12 +293,17 @@ async fn start_gateway(
         listen
             .set_port(port.ok_or_else(|| Failure::usage("--listen: too high a port for so many gateways"))?);
     }
+    let name = format!("gateway-{}", number + 1);
     let config = GatewayConfig {
-        meter: metrics.meter(&format!("gateway-{}", number + 1)),
+        meter: metrics.meter(&name),
         metrics: Some(metrics.text()),
+        recorder: metrics.recorder(&name),
+        name: name.clone(),
         ..GatewayConfig::new(listen.to_string())
     };
     let Outside { seams, bucket, secret } = outside.clone();
     let started = cartwheel_gateway::start(config, seams, bucket, &secret).await;
-    started.map_err(|e| Failure::failed(e.to_string()))
+    let gateway = started.map_err(|e| Failure::failed(e.to_string()))?;
+    metrics.show_gateway(&name, gateway.watch());
+    Ok(gateway)
 }

@@ -7,10 +7,13 @@ use clap::Args;
 use cartwheel_bucket::S3Options;
 use cartwheel_gateway::GatewayConfig;
 
-use super::metrics::Metrics;
 use super::shutdown::Signals;
+use super::telemetry::Telemetry;
 use super::{Outside, ProcessArgs, check_exposure, runtime, telemetry};
 use crate::client::{Exit, Failure, Output};
+
+/// What a gateway is called in figures.
+const NAME: &str = "gateway";
 
 /// Options of `cartwheel gateway`.
 #[derive(Debug, Args)]
@@ -50,8 +53,10 @@ pub fn main(args: GatewayArgs, output: &mut Output) -> Result<Exit, Failure> {
 async fn run(args: GatewayArgs, output: &mut Output) -> Result<Exit, Failure> {
     let signals = Signals::new()?;
     let secret = args.process.cluster_secret.as_deref();
-    let metrics = Metrics::new(args.process.prices.list)?;
-    let meter = metrics.meter("gateway");
+    let ProcessArgs { prices, log, .. } = &args.process;
+    let telemetry = Telemetry::start(&args.process.telemetry, log, prices.list, "cartwheel-gateway", None)?;
+    let metrics = &telemetry.metrics;
+    let meter = metrics.meter(NAME);
     let (outside, _) = Outside::connect(&args.process.bucket, S3Options::default(), secret, &meter).await?;
     let config = GatewayConfig {
         max_value: usize::try_from(args.max_value).unwrap_or(usize::MAX),
@@ -59,6 +64,9 @@ async fn run(args: GatewayArgs, output: &mut Output) -> Result<Exit, Failure> {
         deadline: args.deadline,
         meter,
         metrics: Some(metrics.text()),
+        name: NAME.to_owned(),
+        recorder: metrics.recorder(NAME),
+        drain_wait: args.process.drain_wait,
         frames: args.process.frames,
         ..GatewayConfig::new(args.listen)
     };
@@ -66,6 +74,12 @@ async fn run(args: GatewayArgs, output: &mut Output) -> Result<Exit, Failure> {
     let started = cartwheel_gateway::start(config, seams, bucket, &secret).await;
     let gateway = started.map_err(|e| Failure::failed(e.to_string()))?;
     output.note(&format!("gateway serves at http://{}", gateway.address()));
-    signals.then_drain(gateway.shutdown()).await;
+    metrics.show_gateway(NAME, gateway.watch());
+    signals
+        .then_drain(async {
+            gateway.shutdown().await;
+            telemetry.finish().await;
+        })
+        .await;
     Ok(Exit::Done)
 }

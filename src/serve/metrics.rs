@@ -1,16 +1,22 @@
-//! The figures of this process, for Prometheus. The only file that knows OpenTelemetry: what runs counts for
-//! itself, in atomics, and is asked when somebody looks.
+//! The figures of this process, for Prometheus and for a collector. Only this folder knows OpenTelemetry: what runs
+//! counts for itself, in atomics, and is asked when somebody looks (`figures`), or says what happens (`recorder`).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider as _;
-use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
+use opentelemetry_sdk::metrics::{Instrument, MeterProviderBuilder, SdkMeterProvider, Stream};
 use prometheus::{Registry, TextEncoder};
 
 use cartwheel_bucket::{Meter, Prices, WorkUsage};
 use cartwheel_cluster::metrics::MetricsText;
+use cartwheel_gateway::GatewayWatch;
+use cartwheel_storage_node::{NodeFigures, NodeWatch};
+use cartwheel_telemetry::Recorder;
 
+use super::otlp::{Collector, SpanCounts};
+use super::recorder::{Instruments, NodeRecorder};
 use crate::client::Failure;
 
 /// The most series of one metric: six kinds of request for each kind of work of 26 storage nodes and 16 gateways in
@@ -22,6 +28,7 @@ const SERIES: usize = 4096;
 pub struct Metrics {
     parts: Parts,
     registry: Registry,
+    instruments: Instruments,
     /// Figures are gathered for as long as a copy of it lives.
     provider: SdkMeterProvider,
 }
@@ -35,17 +42,42 @@ struct Part {
 
 /// All parts of the process.
 #[derive(Debug, Clone, Default)]
-struct Parts(Arc<Mutex<Vec<Part>>>);
+pub(super) struct Parts(Arc<Mutex<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
+    metered: Vec<Part>,
+    gateways: Vec<(KeyValue, GatewayWatch)>,
+    nodes: Vec<(KeyValue, NodeWatch)>,
+}
 
 impl Parts {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn add(&self, node: &str, meter: Arc<Meter>) {
-        let part = Part { node: KeyValue::new("node", node.to_owned()), meter };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(part);
+        let part = Part { node: label(node), meter };
+        self.held().metered.push(part);
+    }
+
+    /// Shows each gateway, with its label.
+    pub(super) fn gateways(&self, mut see: impl FnMut(&KeyValue, &GatewayWatch)) {
+        self.held().gateways.iter().for_each(|(node, watch)| see(node, watch));
+    }
+
+    /// Shows how each storage node is, with its label.
+    pub(super) fn nodes(&self, mut see: impl FnMut(&KeyValue, &NodeFigures)) {
+        for (node, watch) in &self.held().nodes {
+            if let Some(figures) = watch.figures() {
+                see(node, &figures);
+            }
+        }
     }
 
     /// Shows what each part asked of the bucket for each kind of work, with the labels that say so.
     fn each(&self, mut see: impl FnMut([KeyValue; 2], &WorkUsage)) {
-        for Part { node, meter } in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for Part { node, meter } in &self.held().metered {
             for (work, used) in &meter.usage().works {
                 see([node.clone(), KeyValue::new("work", work.name())], used);
             }
@@ -59,29 +91,65 @@ impl Metrics {
     /// # Errors
     /// A [`Failure`] if the figures can't be gathered at all.
     pub fn new(prices: Prices) -> Result<Self, Failure> {
+        Self::build(prices, SdkMeterProvider::builder(), Arc::default())
+    }
+
+    /// No parts yet; and what there is to know is sent to a collector, too.
+    pub(super) fn sent(prices: Prices, to: &Collector, spans: Arc<SpanCounts>) -> Result<Self, Failure> {
+        let builder = SdkMeterProvider::builder().with_resource(to.resource()).with_reader(to.metrics()?);
+        Self::build(prices, builder, spans)
+    }
+
+    fn build(prices: Prices, builder: MeterProviderBuilder, spans: Arc<SpanCounts>) -> Result<Self, Failure> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
             .scope_info_enabled(false)
             .without_target_info()
-            .without_units()
             .build()
             .map_err(|e| Failure::failed(format!("can't gather metrics: {e}")))?;
-        let provider = SdkMeterProvider::builder()
+        let provider = builder
             .with_reader(exporter)
             .with_view(|_: &Instrument| Stream::builder().with_cardinality_limit(SERIES).build().ok())
             .build();
         let parts = Parts::default();
         observe(&provider, &parts, prices);
-        Ok(Self { parts, registry, provider })
+        observe_spans(&provider, spans);
+        let meter = provider.meter("cartwheel");
+        super::figures::observe(&meter, &parts);
+        let instruments = Instruments::new(&meter);
+        Ok(Self { parts, registry, instruments, provider })
     }
 
     /// A meter whose figures are shown under `node`.
     #[must_use]
     pub fn meter(&self, node: &str) -> Arc<Meter> {
-        let meter = Meter::new();
+        let meter = Meter::recording(node, self.recorder(node));
         self.parts.add(node, Arc::clone(&meter));
         meter
+    }
+
+    /// Takes down what happens in the part `node`.
+    #[must_use]
+    pub fn recorder(&self, node: &str) -> Recorder {
+        Recorder::new(NodeRecorder { node: label(node), instruments: self.instruments.clone() })
+    }
+
+    /// Shows the figures of a gateway under `node`.
+    pub fn show_gateway(&self, node: &str, gateway: GatewayWatch) {
+        self.parts.held().gateways.push((label(node), gateway));
+    }
+
+    /// Shows the figures of a storage node under `node`.
+    pub fn show_node(&self, node: &str, watch: NodeWatch) {
+        self.parts.held().nodes.push((label(node), watch));
+    }
+
+    /// Sends what has not been sent yet. Waits for the collector, for some seconds at most.
+    pub(super) fn send_rest(&self) {
+        if let Err(error) = self.provider.shutdown() {
+            tracing::debug!(%error, "the collector did not take metrics");
+        }
     }
 
     /// What serves the figures. Those of all parts: in a process with several, each shows the same.
@@ -96,6 +164,25 @@ impl Metrics {
             })
         })
     }
+}
+
+fn label(node: &str) -> KeyValue {
+    KeyValue::new("node", node.to_owned())
+}
+
+fn observe_spans(provider: &SdkMeterProvider, spans: Arc<SpanCounts>) {
+    provider
+        .meter("cartwheel")
+        .u64_observable_counter("cartwheel.spans")
+        .with_description("Spans of traces, by what became of them")
+        .with_callback(move |figures| {
+            let outcomes =
+                [("exported", &spans.exported), ("dropped", &spans.dropped), ("failed", &spans.failed)];
+            for (outcome, count) in outcomes {
+                figures.observe(count.load(Ordering::Relaxed), &[KeyValue::new("outcome", outcome)]);
+            }
+        })
+        .build();
 }
 
 /// Says what is asked when somebody looks.
@@ -122,8 +209,8 @@ fn observe(provider: &SdkMeterProvider, parts: &Parts, prices: Prices) {
     let asked = parts.clone();
     bucket
         .u64_observable_counter("cartwheel.bucket.bytes")
+        // Without its unit, which would be added to the name again.
         .with_description("Bytes sent to the bucket (in) and read out of it (out)")
-        .with_unit("By")
         .with_callback(move |figures| {
             asked.each(|[node, work], used| {
                 for (direction, bytes) in [("in", used.bytes_in), ("out", used.bytes_out)] {

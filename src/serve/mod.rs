@@ -7,6 +7,9 @@ pub mod metrics;
 pub mod s3_server;
 pub mod storage_node;
 
+mod figures;
+mod otlp;
+mod recorder;
 mod shutdown;
 mod telemetry;
 
@@ -23,7 +26,7 @@ use cartwheel_core::frame::FrameVersion;
 
 use crate::client::Failure;
 
-pub use telemetry::LogFormat;
+pub use telemetry::{LogFormat, TelemetryArgs};
 
 /// How long a process waits for a bucket that does not answer at start.
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -46,6 +49,14 @@ pub struct ProcessArgs {
     /// know, so that a cluster can be replaced, and a replacement taken back, one process after the other
     #[arg(long, value_name = "VERSION", env = "CARTWHEEL_FRAMES", default_value = "2", value_parser = frame_version)]
     pub frames: FrameVersion,
+    /// How long it goes on serving after it is told to end, while /readyz says 503 (0s to 10m). Behind a load balancer:
+    /// longer than that takes to notice
+    #[arg(long, value_name = "DURATION", env = "CARTWHEEL_DRAIN_WAIT", default_value = "0s",
+          value_parser = crate::units::duration_between(Duration::ZERO, Duration::from_secs(600)))]
+    pub drain_wait: Duration,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub telemetry: TelemetryArgs,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub prices: PricesArgs,

@@ -13,8 +13,8 @@ use cartwheel_core::ring::{DEFAULT_TOKENS, MAX_PARTITIONS};
 use cartwheel_storage_node::disk::{Disk, FileDisk};
 use cartwheel_storage_node::{NodeConfig, StartError};
 
-use super::metrics::Metrics;
 use super::shutdown::Signals;
+use super::telemetry::Telemetry;
 use super::{Outside, ProcessArgs, check_exposure, runtime, telemetry};
 use crate::client::{Exit, Failure, Output};
 
@@ -150,7 +150,10 @@ async fn run(args: StorageNodeArgs, output: &mut Output) -> Result<Exit, Failure
         Some(Arc::new(FileDisk::open(&args.data_dir).map_err(failed)?))
     };
     let secret = args.process.cluster_secret.as_deref();
-    let metrics = Metrics::new(args.process.prices.list)?;
+    let ProcessArgs { prices, log, .. } = &args.process;
+    let (service, instance) = ("cartwheel-storage-node", Some(args.id.as_str()));
+    let telemetry = Telemetry::start(&args.process.telemetry, log, prices.list, service, instance)?;
+    let metrics = &telemetry.metrics;
     let meter = metrics.meter(args.id.as_str());
     let (outside, _) = Outside::connect(&args.process.bucket, S3Options::default(), secret, &meter).await?;
     let config = NodeConfig {
@@ -162,6 +165,8 @@ async fn run(args: StorageNodeArgs, output: &mut Output) -> Result<Exit, Failure
         meter,
         prices: args.process.prices.list,
         metrics: Some(metrics.text()),
+        recorder: metrics.recorder(args.id.as_str()),
+        drain_wait: args.process.drain_wait,
         frames: args.process.frames,
         delete_after: args.delete_after,
         reap_after: args.reap_after,
@@ -183,14 +188,20 @@ async fn run(args: StorageNodeArgs, output: &mut Output) -> Result<Exit, Failure
     let node = node.map_err(|e| explain(&e))?;
     output.note(&format!("storage node {} serves at {}", node.id(), node.address()));
     let id = node.id().clone();
+    metrics.show_node(id.as_str(), node.watch());
     tokio::select! {
         signals = signals.first() => {
-            signals.drain(node.shutdown()).await;
+            let end = async {
+                node.shutdown().await;
+                telemetry.finish().await;
+            };
+            signals.drain(end).await;
             Ok(Exit::Done)
         }
         () = node.taken_over() => {
             // What it holds and the bucket does not goes there; the other process takes it up.
             node.shutdown().await;
+            telemetry.finish().await;
             Err(Failure::failed(format!(
                 "--id {id}: another process has taken over this name; this one has put what it held into the bucket \
                  and ends"

@@ -8,6 +8,7 @@ use cartwheel_cluster::membership::Founding;
 use cartwheel_cluster::metrics::MetricsText;
 use cartwheel_core::frame::FrameVersion;
 use cartwheel_core::names::NodeId;
+use cartwheel_telemetry::Recorder;
 
 /// Configuration of one storage node.
 #[derive(Debug, Clone)]
@@ -52,6 +53,10 @@ pub struct NodeConfig {
     pub prices: Prices,
     /// What `GET /metrics` answers; `None` if nothing does.
     pub metrics: Option<MetricsText>,
+    /// Who takes down what happens.
+    pub recorder: Recorder,
+    /// How long it goes on serving after it is told to end, while `/readyz` says 503.
+    pub drain_wait: Duration,
     /// The newest version of frames to speak with others.
     pub frames: FrameVersion,
     /// Go on with a store that does not honour conditional creates.
@@ -84,6 +89,8 @@ impl NodeConfig {
             meter: Meter::new(),
             prices: Prices::default(),
             metrics: None,
+            recorder: Recorder::default(),
+            drain_wait: Duration::ZERO,
             frames: FrameVersion::NEWEST,
             unsafe_no_cas: false,
             ring_interval: Duration::from_secs(2),

@@ -14,6 +14,7 @@ mod copier;
 pub mod disk;
 mod engine;
 pub mod epoch;
+mod figures;
 mod flush;
 mod give_away;
 mod graves;
@@ -27,6 +28,7 @@ mod memory;
 mod memtable;
 mod offer;
 mod pace;
+mod port;
 mod quarantine;
 mod reap;
 mod recovery;
@@ -42,12 +44,9 @@ mod trees;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::Request;
-use axum::routing::get;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -55,16 +54,13 @@ use tokio::time::Instant;
 use cartwheel_bucket::{
     BucketError, PatientBucket, ProbeVerdict, SharedBucket, Work, probe_conditional_create,
 };
-use cartwheel_cluster::frames;
 use cartwheel_cluster::gossip::GossipHandle;
 use cartwheel_cluster::http_server::{Limits, serve};
 use cartwheel_cluster::membership::{self, Follower, MembershipError};
-use cartwheel_cluster::metrics::{MetricsText, with_metrics};
-use cartwheel_cluster::peer::{FRAMES_PATH, Peers};
+use cartwheel_cluster::peer::Peers;
 use cartwheel_cluster::seams::Seams;
 use cartwheel_cluster::secret::ClusterSecret;
 use cartwheel_core::clock::Actor;
-use cartwheel_core::frame::FrameVersion;
 use cartwheel_core::gossip::Word;
 use cartwheel_core::manifest::Manifest;
 use cartwheel_core::mutation::{Rule, removed};
@@ -73,6 +69,7 @@ use cartwheel_core::ring::{Member, MemberState};
 use cartwheel_segments as segments;
 
 pub use config::NodeConfig;
+pub use figures::{CacheFigures, NodeFigures, NodeWatch, SyncFigures};
 
 use borrow::Borrower;
 use catch_up::CatchUp;
@@ -190,6 +187,9 @@ pub struct RunningNode {
     address: String,
     incarnation: Incarnation,
     engine: Arc<Engine>,
+    watch: NodeWatch,
+    draining: Arc<AtomicBool>,
+    drain_wait: Duration,
     stop: watch::Sender<bool>,
     ended: JoinHandle<()>,
 }
@@ -219,8 +219,19 @@ impl RunningNode {
         self.engine.fenced().await;
     }
 
-    /// Drains, flushes and leaves a clean end behind.
+    /// Who asks it for its figures.
+    #[must_use]
+    pub fn watch(&self) -> NodeWatch {
+        self.watch.clone()
+    }
+
+    /// Is no longer ready, goes on serving for as long as it was told to, then drains, flushes and leaves a clean end
+    /// behind.
     pub async fn shutdown(self) {
+        self.draining.store(true, Ordering::Relaxed);
+        if !self.engine.is_fenced() && !self.drain_wait.is_zero() {
+            tokio::time::sleep(self.drain_wait).await;
+        }
         let _ = self.stop.send(true);
         if self.ended.await.is_err() {
             tracing::error!(node = %self.id, "the storage node ended in a panic");
@@ -353,6 +364,7 @@ pub async fn start(
         loss,
         quarantine: Arc::clone(&quarantine),
     });
+    let draining = Arc::new(AtomicBool::new(false));
     let parts = Parts {
         engine: Arc::clone(&engine),
         hints: Arc::clone(&hints),
@@ -371,9 +383,12 @@ pub async fn start(
         compact: Arc::clone(&compact),
         me: incarnation.clone(),
         follower: follower.clone(),
+        recorder: config.recorder.clone(),
+        draining: Arc::clone(&draining),
     };
-    let service = Service::new(parts, &view);
-    let router = router(Arc::new(service), token, config.frames, config.metrics.clone());
+    let service = Arc::new(Service::new(parts, &view));
+    let watch = NodeWatch(Arc::downgrade(&service));
+    let router = port::router(service, token, config.frames, config.metrics.clone());
     let borrower = Arc::new(Borrower::new(borrow::Parts {
         engine: Arc::clone(&engine),
         ledger: Arc::clone(&ledger),
@@ -527,7 +542,8 @@ pub async fn start(
         }
     });
     tracing::info!(node = %config.id, %address, incarnation = %incarnation.label(), "storage node serves");
-    Ok(RunningNode { id: config.id, address, incarnation, engine, stop, ended })
+    let (id, drain_wait) = (config.id, config.drain_wait);
+    Ok(RunningNode { id, address, incarnation, engine, watch, draining, drain_wait, stop, ended })
 }
 
 /// Makes sure that the store can be relied on.
@@ -651,18 +667,4 @@ fn word(
         hints: hints.held(),
         away: hints.away(),
     })
-}
-
-fn router(
-    service: Arc<Service>,
-    token: cartwheel_cluster::secret::NodeToken,
-    newest: FrameVersion,
-    metrics: Option<MetricsText>,
-) -> Router {
-    let frames = move |request: Request| {
-        let (service, token) = (Arc::clone(&service), token.clone());
-        async move { frames::accept(request, &token, newest, service) }
-    };
-    let router = Router::new().route(FRAMES_PATH, get(frames)).route("/healthz", get(|| async { "ok\n" }));
-    with_metrics(router, metrics)
 }

@@ -4,10 +4,13 @@ mod load;
 mod ranges;
 mod repairing;
 mod replying;
+mod said;
 mod stand_in;
 mod status;
+mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -29,6 +32,7 @@ use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::{Record, Value};
 use cartwheel_core::standing::Standing;
 use cartwheel_core::wire::{Call, Deceased, Refusal, Repair, Reply, Request, push_to_page};
+use cartwheel_telemetry::{Recorder, trace};
 
 use crate::catch_up::CatchUp;
 use crate::engine::{Engine, Found, Graved, Mint, MintRequest, Taking};
@@ -44,6 +48,7 @@ use crate::standing::Stand;
 use load::Load;
 use ranges::{Range, Ranges};
 use replying::{Once, Replying};
+use said::{Said, waiting_for};
 
 /// Calls at once that need the bucket.
 const SLOW_CALLS: usize = 256;
@@ -80,6 +85,9 @@ pub(crate) struct Parts {
     pub(crate) compact: Arc<Notify>,
     pub(crate) me: Incarnation,
     pub(crate) follower: Follower,
+    pub(crate) recorder: Recorder,
+    /// It was told to end.
+    pub(crate) draining: Arc<AtomicBool>,
 }
 
 struct Inner {
@@ -117,9 +125,9 @@ impl Service {
 
 impl Handler for Service {
     fn handle(&self, call: IncomingCall) {
-        let IncomingCall { payload, trace: _, deadline, reply } = call;
+        let IncomingCall { payload, trace: caller, deadline, reply } = call;
         let inner = &self.inner;
-        let reply = Replying { version: inner.ranges().version, handle: reply };
+        let mut reply = Replying { version: inner.ranges().version, handle: reply, said: None };
         if inner.engine.is_fenced() {
             let why = format!("another process has taken over {}", inner.me.node);
             return reply.refuse(Refusal::Unable(why));
@@ -135,18 +143,22 @@ impl Handler for Service {
         if let Request::Read { .. } | Request::Mint { .. } | Request::Replicate { .. } = call.request {
             inner.load.count();
         }
+        let said = Said::begin(&inner.recorder, inner.me.node.as_str(), caller, &call.request);
+        let context = said.context();
+        reply.said = Some(said);
         if call.ring_version <= reply.version || !is_about_keys(&call.request) {
-            return Inner::carry_out(inner, call, deadline, reply);
+            return trace::within(context, || Inner::carry_out(inner, call, deadline, reply));
         }
         let inner = Arc::clone(inner);
-        tokio::spawn(async move {
+        let wait = async move {
             let newer = tokio::time::timeout_at(deadline, inner.follower.at_least(call.ring_version)).await;
             let reply = Replying { version: inner.ranges().version, ..reply };
             match newer {
                 Ok(Some(_)) => Inner::carry_out(&inner, call, deadline, reply),
                 _ => reply.refuse(Refusal::Late),
             }
-        });
+        };
+        trace::within(context, || trace::spawn(wait));
     }
 }
 
@@ -344,7 +356,7 @@ impl Inner {
         let Ok(place) = Arc::clone(room).try_acquire_owned() else {
             return reply.refuse(Refusal::Overloaded);
         };
-        tokio::spawn(async move {
+        trace::spawn(async move {
             let outcome = tokio::time::timeout_at(deadline, work).await;
             drop(place);
             match outcome {
@@ -446,7 +458,7 @@ impl Inner {
         }
         let hash = inner.hash(&record.namespace, &record.key);
         let reply = Once::new(reply);
-        let done = inner.acknowledging(&reply);
+        let done = inner.acknowledging(&reply, durability);
         let takes = |range| range != Range::Foreign;
         let replicate = || inner.engine.replicate(hash, &record, &bytes, durability, Graved::Unknown, done);
         match inner.write(ring_version, hash, takes, replicate) {
@@ -474,10 +486,12 @@ impl Inner {
     }
 
     /// Answers once a write is as durable as asked, and says whether this node counts by then.
-    fn acknowledging(&self, reply: &Once) -> crate::engine::Done {
+    fn acknowledging(&self, reply: &Once, durability: Durability) -> crate::engine::Done {
         let (reply, stand, pace) = (reply.clone(), Arc::clone(&self.stand), Arc::clone(&self.pace));
         let arrived = Instant::now();
+        let waiting = waiting_for(durability);
         Box::new(move |reached| {
+            drop(waiting);
             // What waits for the bucket takes as long as that takes.
             if reached < Durability::Bucket {
                 pace.foreground(arrived.elapsed());
@@ -489,7 +503,7 @@ impl Inner {
     /// The version may be this node's own, or one that it minted or keeps for others.
     fn confirm(&self, key: &RecordKey, dot: &Dot, durability: Durability, reply: Replying) {
         let reply = Once::new(reply);
-        if self.engine.confirm(key.hash, dot, durability, self.acknowledging(&reply)).is_ok() {
+        if self.engine.confirm(key.hash, dot, durability, self.acknowledging(&reply, durability)).is_ok() {
             return;
         }
         let kept = {

@@ -81,7 +81,12 @@ struct Target {
 
 impl Target {
     fn new(member: &RingMember) -> Self {
-        Self { id: member.id.clone(), address: Arc::clone(&member.address), outcome: NOT_ASKED, span: Span::none() }
+        Self {
+            id: member.id.clone(),
+            address: Arc::clone(&member.address),
+            outcome: NOT_ASKED,
+            span: Span::none(),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Figures of an engine: what its memory is taken up by, and how much of it caches may have.
 
+use tokio::time::Instant;
+
 use cartwheel_core::clock_index::GroupFigures;
 use cartwheel_core::compaction::{Amount, GROUPS};
 
@@ -69,6 +71,12 @@ impl Engine {
             log_queue: self.log.as_ref().map_or(0, |log| log.waiting_bytes() as u64),
             caches: self.rows.bytes() + self.segments.cached_bytes(),
         }
+    }
+
+    /// Since when the oldest record is not in the bucket; `None` if all are there. What an earlier process left in the log
+    /// counts since it was read.
+    pub(crate) fn unflushed_since(&self) -> Option<Instant> {
+        self.tables.read().memtables().filter_map(Memtable::since).min()
     }
 
     /// Gives the caches another size, keeping what fits.

@@ -123,6 +123,11 @@ impl RepairDesk {
         progress.takeover.copied_bytes += more.copied_bytes;
     }
 
+    /// How the comparisons stand.
+    pub(crate) fn book(&self) -> BookFigures {
+        self.progress.lock().book.figures()
+    }
+
     /// How it is.
     pub(crate) fn figures(&self) -> RepairFigures {
         let progress = self.progress.lock();

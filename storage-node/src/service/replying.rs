@@ -5,15 +5,22 @@ use std::sync::Arc;
 use cartwheel_cluster::frames::ReplyHandle;
 use cartwheel_core::wire::{Answer, Refusal, Reply};
 
+use super::said::Said;
+
 /// A reply with the ring version that goes with it.
 #[derive(Debug)]
 pub(super) struct Replying {
     pub(super) version: u64,
     pub(super) handle: ReplyHandle,
+    /// `None` before it is known what was asked.
+    pub(super) said: Option<Said>,
 }
 
 impl Replying {
-    pub(super) fn send(self, reply: Reply) {
+    pub(super) fn send(mut self, reply: Reply) {
+        if let Some(said) = &mut self.said {
+            said.answered(&reply);
+        }
         self.handle.send(Answer { ring_version: self.version, reply }.encode());
     }
 
