@@ -18,4 +18,5 @@ mod repair;
 mod ring_changes;
 mod storage_engine;
 mod support;
+mod telemetry;
 mod under_fire;
