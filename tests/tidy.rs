@@ -19,13 +19,18 @@ use reader::{STD_INSTANT, Source, Text, lines_with, sample, sources, texts};
 
 /// Crate directory, crates of ours it may use, and those that only its tests may use besides.
 const ARROWS: &[(&str, &[&str], &[&str])] = &[
-    ("", &["core", "bucket", "cluster", "segments", "gateway", "storage-node", "s3-server"], &[]),
-    ("gateway", &["core", "bucket", "cluster", "segments"], &[]),
-    ("storage-node", &["core", "bucket", "cluster", "segments"], &[]),
+    (
+        "",
+        &["core", "bucket", "cluster", "segments", "telemetry", "gateway", "storage-node", "s3-server"],
+        &[],
+    ),
+    ("gateway", &["core", "bucket", "cluster", "segments", "telemetry"], &[]),
+    ("storage-node", &["core", "bucket", "cluster", "segments", "telemetry"], &[]),
     ("crates/cluster", &["core", "bucket"], &[]),
     ("crates/segments", &["core", "bucket"], &[]),
     ("crates/core", &[], &[]),
-    ("crates/bucket", &[], &["s3-server"]),
+    ("crates/telemetry", &["core"], &[]),
+    ("crates/bucket", &["telemetry"], &["s3-server"]),
     ("crates/s3-server", &[], &[]),
     ("tests/sim/interpose", &[], &[]),
     ("tests/sim", &["interpose", "core", "bucket", "cluster", "segments", "gateway", "storage-node"], &[]),
@@ -59,6 +64,10 @@ const SEAMS: &[Seam] = &[
         allowed: &[
             ("crates/cluster/src/seams.rs", "the seam"),
             ("crates/s3-server/src/store.rs", "stamps objects, as a store does"),
+            (
+                "crates/telemetry/src/trace.rs",
+                "spans begin at a time in microseconds; there are none in a simulation",
+            ),
             BENCH,
             ("examples/", "shows people how long a load took"),
         ],
@@ -70,6 +79,7 @@ const SEAMS: &[Seam] = &[
         allowed: &[
             ("crates/cluster/src/seams.rs", "the seam"),
             ("crates/bucket/src/s3.rs", "spreads the waits between attempts against a real store"),
+            ("crates/telemetry/src/trace.rs", "makes up the ids of spans; there are none in a simulation"),
             BENCH,
         ],
     },
@@ -79,6 +89,7 @@ const SEAMS: &[Seam] = &[
         instead: "use a task; blocking work on files belongs in storage-node/src/disk.rs",
         allowed: &[
             ("storage-node/src/disk.rs", "the disk has a thread of its own"),
+            ("src/serve/telemetry.rs", "the last export of metrics blocks, and the process ends without it"),
             (S3_SERVER, S3_REASON),
             BENCH,
         ],
@@ -91,6 +102,7 @@ const SEAMS: &[Seam] = &[
             ("storage-node/src/disk.rs", "the seam"),
             (S3_SERVER, S3_REASON),
             ("src/client/put.rs", "`put --file` reads the value"),
+            ("src/serve/figures.rs", "reads this process's memory and processor time"),
             ("src/inspect/doctor/machine.rs", "reads this process's limits"),
             ("src/sim/mod.rs", "`sim --svg` writes the picture"),
             (CHAOS, "makes and wipes the data directories of the processes it starts, and reads their logs"),

@@ -1,10 +1,12 @@
 //! The figures of gateways, storage nodes and the process: each part is asked when somebody looks.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Meter};
+use tokio::time::Instant;
 
+use cartwheel_cluster::seams::Seams;
 use cartwheel_core::gossip::HintsHeld;
 use cartwheel_core::standing::Standing;
 use cartwheel_gateway::{GatewayFigures, state_name};
@@ -232,7 +234,7 @@ fn of_storage(shown: &Shown<'_>) {
     });
     let lag = "Age of the oldest record that is not in the bucket yet";
     shown.of_nodes(("cartwheel.flush.lag", "s", lag), |said, observe| {
-        observe(said.flush_lag.as_secs_f64(), &[])
+        observe(said.flush_lag.as_secs_f64(), &[]);
     });
     shown.of_nodes(("cartwheel.bucket.failing", "", "1 while flushes fail"), |said, observe| {
         observe(f64::from(u8::from(said.bucket_fails)), &[]);
@@ -312,7 +314,7 @@ fn of_process(shown: &Shown<'_>) {
         .with_description("The version that runs")
         .with_callback(|figures| figures.observe(1, &label("version", env!("CARGO_PKG_VERSION"))))
         .build();
-    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let started = Duration::from_millis(Seams::real().clock.now_ms()).as_secs_f64();
     let since = Instant::now();
     shown.of_process(("process.start_time", "s", "When the process started, since 1970"), move || {
         Some(started)

@@ -13,6 +13,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent};
 use tracing_subscriber::registry::LookupSpan;
 
 use cartwheel_bucket::Prices;
+use cartwheel_cluster::seams::Seams;
 use cartwheel_telemetry::trace;
 
 use super::LogArgs;
@@ -106,8 +107,8 @@ impl Telemetry {
         let mut exporting = None;
         let metrics = match args.otlp.clone().or_else(standard) {
             Some(url) => {
-                let instance =
-                    instance.map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned);
+                let instance = instance
+                    .map_or_else(|| format!("{:032x}", Seams::real().random.next_u128()), str::to_owned);
                 let collector = Collector::new(&url, service, instance)?;
                 let (queue, sending) = collector.spans(&counts)?;
                 trace::start(Some(Box::new(queue)), args.trace_ratio);
@@ -139,6 +140,60 @@ impl Telemetry {
         exporting.finish(give_up).await;
         if tokio::time::timeout_at(give_up, sent).await.is_err() {
             tracing::warn!("the collector did not take the last metrics in time");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::{self, Write};
+    use std::sync::Mutex;
+
+    use cartwheel_core::trace::TraceContext;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn json_lines_of_a_request_carry_its_ids() {
+        let written = Written::default();
+        let writer = written.clone();
+        let builder = tracing_subscriber::fmt().with_writer(move || writer.clone());
+        let subscriber = builder.json().map_event_format(WithIds).finish();
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(brackets = "}", "before");
+            let context = TraceContext::from_traceparent(parent.as_bytes());
+            trace::within(context, || tracing::info!(brackets = "}}", "within"));
+        });
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let [before, within] = &lines[..] else { unreachable!("{text}") };
+        assert_eq!(before["trace_id"], serde_json::Value::Null);
+        assert_eq!(within["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(within["span_id"], "00f067aa0ba902b7");
+        assert_eq!(within["fields"]["brackets"], "}}");
+        assert_eq!(within["fields"]["message"], "within");
+    }
+
+    #[test]
+    fn a_ratio_is_from_0_to_1() {
+        assert_eq!(ratio("0.25"), Ok(0.25));
+        for odd in ["-0.1", "1.01", "NaN", "all", ""] {
+            assert!(ratio(odd).is_err(), "{odd}");
         }
     }
 }

@@ -7,9 +7,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use cartwheel_core::trace::TraceContext;
 

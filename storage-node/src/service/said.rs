@@ -1,6 +1,6 @@
 //! What is said of a call to those who watch: what came of it, and how long that took.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::trace::TraceContext;
