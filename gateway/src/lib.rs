@@ -135,7 +135,9 @@ impl RunningGateway {
         if let Some(shared) = self.watch.0.upgrade() {
             shared.draining.store(true, Ordering::Relaxed);
         }
-        tokio::time::sleep(self.drain_wait).await;
+        if !self.drain_wait.is_zero() {
+            tokio::time::sleep(self.drain_wait).await;
+        }
         let _ = self.stop.send(true);
         if self.ended.await.is_err() {
             tracing::error!("the gateway ended in a panic");

@@ -8,6 +8,9 @@ use axum::Router;
 use axum::routing::post;
 use bytes::Bytes;
 use http::Method;
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
@@ -101,18 +104,25 @@ struct Arrived {
 
 /// A collector that keeps what arrives.
 #[derive(Clone, Default)]
-struct Collector(Arc<Mutex<Vec<Arrived>>>);
+struct Collector {
+    spans: Arc<Mutex<Vec<Arrived>>>,
+    /// Services and the names of their metrics.
+    metrics: Arc<Mutex<BTreeSet<(String, String)>>>,
+}
 
 impl Collector {
     /// Listens; returns where.
     async fn start(&self) -> String {
-        let kept = self.clone();
-        let take = move |body: Bytes| async move {
-            kept.take(&body);
+        let (of_spans, of_metrics) = (self.clone(), self.clone());
+        let spans = move |body: Bytes| async move {
+            of_spans.take(&body);
             ExportTraceServiceResponse::default().encode_to_vec()
         };
-        let router = Router::new().route("/v1/traces", post(take)).route("/v1/metrics", post(|| async {}));
-        serve(router).await
+        let metrics = move |body: Bytes| async move {
+            of_metrics.take_metrics(&body);
+            ExportMetricsServiceResponse::default().encode_to_vec()
+        };
+        serve(Router::new().route("/v1/traces", post(spans)).route("/v1/metrics", post(metrics))).await
     }
 
     fn take(&self, body: &[u8]) {
@@ -121,7 +131,7 @@ impl Collector {
             let said = texts(&of_resource.resource.unwrap().attributes);
             assert_eq!(said["service.version"], env!("CARGO_PKG_VERSION"));
             for span in of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-                self.0.lock().unwrap().push(Arrived {
+                self.spans.lock().unwrap().push(Arrived {
                     service: said["service.name"].clone(),
                     instance: said["service.instance.id"].clone(),
                     attributes: texts(&span.attributes),
@@ -134,8 +144,17 @@ impl Collector {
         }
     }
 
+    fn take_metrics(&self, body: &[u8]) {
+        let sent = ExportMetricsServiceRequest::decode(body).unwrap();
+        for of_resource in sent.resource_metrics {
+            let service = texts(&of_resource.resource.unwrap().attributes)["service.name"].clone();
+            let metrics = of_resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics);
+            self.metrics.lock().unwrap().extend(metrics.map(|metric| (service.clone(), metric.name)));
+        }
+    }
+
     fn of_trace(&self, trace: &str) -> Vec<Arrived> {
-        self.0.lock().unwrap().iter().filter(|span| span.trace == trace).cloned().collect()
+        self.spans.lock().unwrap().iter().filter(|span| span.trace == trace).cloned().collect()
     }
 }
 
@@ -225,7 +244,19 @@ async fn a_request_is_one_trace_from_the_client_to_the_bucket() {
         (!bucket.is_empty()).then_some(())
     })
     .await;
-    let traces: BTreeSet<_> = collector.0.lock().unwrap().iter().map(|span| span.trace.clone()).collect();
+    // What is left goes out at the end, metrics too.
+    let process = processes.running[NODES].take().unwrap();
+    process.terminate();
+    process.ends_with(0).await;
+    let metrics = collector.metrics.lock().unwrap().clone();
+    for name in ["http.server.request.duration", "cartwheel.operation.duration", "cartwheel.bucket.requests"]
+    {
+        assert!(
+            metrics.contains(&("cartwheel-gateway".to_owned(), name.to_owned())),
+            "{name} of {metrics:?}"
+        );
+    }
+    let traces: BTreeSet<_> = collector.spans.lock().unwrap().iter().map(|span| span.trace.clone()).collect();
     assert_eq!(traces, [TRACE.to_owned(), other].into());
 }
 
