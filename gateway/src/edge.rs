@@ -24,12 +24,12 @@ use crate::problem::Problem;
 #[derive(Debug, Clone)]
 pub(crate) struct EdgeLayer {
     room: Arc<Semaphore>,
-    watch: Watch,
+    watch: Arc<Watch>,
 }
 
 impl EdgeLayer {
     /// Room for so many requests at once.
-    pub(crate) fn new(room: usize, watch: Watch) -> Self {
+    pub(crate) fn new(room: usize, watch: Arc<Watch>) -> Self {
         Self { room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))), watch }
     }
 }
@@ -38,7 +38,7 @@ impl<S> Layer<S> for EdgeLayer {
     type Service = Edge<S>;
 
     fn layer(&self, inner: S) -> Edge<S> {
-        Edge { inner, room: Arc::clone(&self.room), watch: self.watch.clone() }
+        Edge { inner, room: Arc::clone(&self.room), watch: Arc::clone(&self.watch) }
     }
 }
 
@@ -47,7 +47,7 @@ impl<S> Layer<S> for EdgeLayer {
 pub(crate) struct Edge<S> {
     inner: S,
     room: Arc<Semaphore>,
-    watch: Watch,
+    watch: Arc<Watch>,
 }
 
 impl<S> Service<Request<Body>> for Edge<S>
@@ -96,7 +96,7 @@ mod tests {
     use axum::Router;
     use axum::routing::any;
     use cartwheel_telemetry::Recorder;
-    use std::sync::atomic::Ordering;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use tower::ServiceExt;
 
     use super::*;
@@ -112,9 +112,10 @@ mod tests {
             let mut gone = gone.clone();
             async move { drop(gone.wait_for(|gone| *gone).await) }
         };
-        let watch = Watch { node: "gateway".into(), recorder: Recorder::default(), active: Arc::default() };
-        let active = Arc::clone(&watch.active);
-        let router = Router::new().route("/", any(slow)).layer(EdgeLayer::new(1, watch));
+        let watch =
+            Watch { node: "gateway".into(), recorder: Recorder::default(), active: AtomicU64::new(0) };
+        let watch = Arc::new(watch);
+        let router = Router::new().route("/", any(slow)).layer(EdgeLayer::new(1, Arc::clone(&watch)));
         let first = tokio::spawn(router.clone().oneshot(request("PUT")));
         let turned_away = loop {
             tokio::task::yield_now().await;
@@ -131,6 +132,6 @@ mod tests {
         go.send(true).unwrap();
         assert_eq!(first.await.unwrap().unwrap().status(), 200);
         assert_eq!(router.oneshot(request("GET")).await.unwrap().status(), 200);
-        assert_eq!(active.load(Ordering::Relaxed), 0, "all have left the house");
+        assert_eq!(watch.active.load(Ordering::Relaxed), 0, "all have left the house");
     }
 }

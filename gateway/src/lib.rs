@@ -29,7 +29,7 @@ mod trust;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -80,7 +80,7 @@ pub(crate) struct Shared {
     in_flight: Semaphore,
     /// Room for writes that were answered and still go on.
     going_on: Arc<Semaphore>,
-    watch: Watch,
+    watch: Arc<Watch>,
     /// It was told to end.
     draining: AtomicBool,
 }
@@ -176,11 +176,11 @@ pub async fn start(
         bodies: BodyBudget::new(config.body_bytes),
         in_flight: Semaphore::new(config.in_flight),
         going_on: Arc::new(Semaphore::new(GOING_ON)),
-        watch: Watch {
-            node: config.name.as_str().into(),
+        watch: Arc::new(Watch {
+            node: config.name.clone(),
             recorder: config.recorder.clone(),
-            active: Arc::default(),
-        },
+            active: AtomicU64::new(0),
+        }),
         draining: AtomicBool::new(false),
         seams,
         config,

@@ -33,13 +33,13 @@ const ROUTES: [(&str, &str); 13] = [
 ];
 
 /// Whom requests are told to.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Watch {
     /// What the gateway is called in figures.
-    pub(crate) node: Arc<str>,
+    pub(crate) node: String,
     pub(crate) recorder: Recorder,
     /// Requests in the house.
-    pub(crate) active: Arc<AtomicU64>,
+    pub(crate) active: AtomicU64,
 }
 
 /// What kind of problem an answer tells of.
@@ -49,7 +49,7 @@ pub(crate) struct Reason(pub(crate) &'static str);
 /// A request that is being answered.
 #[derive(Debug)]
 pub(crate) struct Watched {
-    watch: Watch,
+    watch: Arc<Watch>,
     method: &'static str,
     route: Option<&'static str>,
     op: &'static str,
@@ -59,7 +59,7 @@ pub(crate) struct Watched {
 
 impl Watch {
     /// A request has arrived.
-    pub(crate) fn begin(&self, request: &Request<Body>) -> Watched {
+    pub(crate) fn begin(self: &Arc<Self>, request: &Request<Body>) -> Watched {
         self.active.fetch_add(1, Ordering::Relaxed);
         let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
         let route = matched.and_then(shown);
@@ -77,9 +77,9 @@ impl Watch {
             if let Some(route) = route {
                 span.set("http.route", route);
             }
-            span.set("cartwheel.node", self.node.to_string());
+            span.set("cartwheel.node", self.node.clone());
         }
-        Watched { watch: self.clone(), method, route, op, since: Instant::now(), span }
+        Watched { watch: Arc::clone(self), method, route, op, since: Instant::now(), span }
     }
 }
 

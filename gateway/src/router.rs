@@ -17,7 +17,7 @@ const ROOM: usize = 8;
 
 /// The whole HTTP surface of a gateway.
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
-    let edge = EdgeLayer::new(shared.config.in_flight.saturating_mul(ROOM), shared.watch.clone());
+    let edge = EdgeLayer::new(shared.config.in_flight.saturating_mul(ROOM), Arc::clone(&shared.watch));
     let metrics = shared.config.metrics.clone();
     let router = Router::new()
         .route("/v1/kv/{*rest}", any(data::handle))
