@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# What the probe asks; see main.tf.
+set -euo pipefail
+: "${STEP:?}" "${BINARY:?}" "${GATEWAYS:?}" "${MEMBERS:?}" "${WRITE:?}"
+read -r -a gateways <<<"$GATEWAYS"
+
+fail() {
+  printf 'probe %s: %s\n' "$STEP" "$*" >&2
+  exit 1
+}
+
+for url in "${gateways[@]}"; do
+  curl --silent --fail --max-time 5 --output /dev/null "$url/readyz" || fail "$url/readyz is not ready"
+  found=$(curl --silent --fail --max-time 10 "$url/v1/cluster" |
+    jq --compact-output --sort-keys '[.members[] | select(.state == "active" and .reachable and .standing == "counting")
+      | {key: .id, value: .weight}] | from_entries')
+  wanted=$(jq --compact-output --sort-keys . <<<"$MEMBERS")
+  [ "$found" = "$wanted" ] || fail "$url: the members that count are $found, not $wanted"
+done
+
+if [ "$WRITE" = true ]; then
+  for i in $(seq 40); do
+    "$BINARY" put probe "$STEP-$i" --value "value $i of $STEP" --gateway "${gateways[i % ${#gateways[@]}]}" >/dev/null 2>&1 ||
+      fail "put $STEP-$i was refused"
+  done
+fi
+
+for step in ${READ:-}; do
+  for url in "${gateways[@]}"; do
+    for i in $(seq 40); do
+      value=$("$BINARY" get probe "$step-$i" --gateway "$url" 2>/dev/null) || fail "$url: get $step-$i"
+      [ "$value" = "value $i of $step" ] || fail "$url: $step-$i is '$value'"
+    done
+  done
+done
