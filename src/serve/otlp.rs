@@ -12,7 +12,7 @@ use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, Tr
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_http::hyper::HyperClient;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
-use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::{MetricExporter, Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::PeriodicReader;
 use opentelemetry_sdk::resource::{EnvResourceDetector, TelemetryResourceDetector};
@@ -80,6 +80,7 @@ impl Collector {
             .with_http()
             .with_shared_http_client(Arc::clone(&self.client))
             .with_endpoint(format!("{}/v1/metrics", self.base))
+            .with_protocol(Protocol::HttpBinary)
             .with_timeout(PATIENCE)
             .build();
         Ok(PeriodicReader::builder(exporter.map_err(|e| failed(&e))?).build())
@@ -91,6 +92,7 @@ impl Collector {
             .with_http()
             .with_shared_http_client(Arc::clone(&self.client))
             .with_endpoint(format!("{}/v1/traces", self.base))
+            .with_protocol(Protocol::HttpBinary)
             .with_timeout(PATIENCE)
             .build();
         let mut exporter = exporter.map_err(|e| failed(&e))?;

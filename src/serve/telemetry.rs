@@ -38,7 +38,8 @@ pub enum LogFormat {
 /// Where traces and metrics go.
 #[derive(Debug, Clone, Args)]
 pub struct TelemetryArgs {
-    /// A collector that takes traces and metrics by OTLP over HTTP with protobuf; else OTEL_EXPORTER_OTLP_ENDPOINT
+    /// A collector that takes traces and metrics by OTLP over HTTP with protobuf; if it is not given,
+    /// OTEL_EXPORTER_OTLP_ENDPOINT; if it is empty, none
     #[arg(long, value_name = "http://HOST:PORT", env = "CARTWHEEL_OTLP")]
     pub otlp: Option<String>,
     /// The share of requests that are traced, of those that come without a traceparent (0 to 1)
@@ -102,10 +103,11 @@ impl Telemetry {
         service: &'static str,
         instance: Option<&str>,
     ) -> Result<Self, Failure> {
-        let standard = || std::env::var(STANDARD_ENDPOINT).ok().filter(|url| !url.is_empty());
+        let standard = || std::env::var(STANDARD_ENDPOINT).ok();
         let counts = Arc::new(SpanCounts::default());
         let mut exporting = None;
-        let metrics = match args.otlp.clone().or_else(standard) {
+        let collector = args.otlp.clone().or_else(standard).filter(|url| !url.is_empty());
+        let metrics = match collector {
             Some(url) => {
                 let instance = instance
                     .map_or_else(|| format!("{:032x}", Seams::real().random.next_u128()), str::to_owned);
