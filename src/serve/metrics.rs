@@ -3,11 +3,13 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_sdk::metrics::{Instrument, MeterProviderBuilder, SdkMeterProvider, Stream};
 use prometheus::{Registry, TextEncoder};
+use tokio::time::Instant;
 
 use cartwheel_bucket::{Meter, Prices, WorkUsage};
 use cartwheel_cluster::metrics::MetricsText;
@@ -22,6 +24,8 @@ use crate::client::Failure;
 /// The most series of one metric: six kinds of request for each kind of work of 26 storage nodes and 16 gateways in
 /// one process are 3,276.
 const SERIES: usize = 4096;
+/// For how long the figures of a storage node are good: a look at all metrics asks for each of them.
+const FRESH: Duration = Duration::from_millis(50);
 
 /// The figures of all parts of this process.
 #[derive(Debug, Clone)]
@@ -48,7 +52,24 @@ pub(super) struct Parts(Arc<Mutex<Held>>);
 struct Held {
     metered: Vec<Part>,
     gateways: Vec<(KeyValue, GatewayWatch)>,
-    nodes: Vec<(KeyValue, NodeWatch)>,
+    nodes: Vec<ShownNode>,
+}
+
+#[derive(Debug)]
+struct ShownNode {
+    label: KeyValue,
+    watch: NodeWatch,
+    last: Option<(Instant, NodeFigures)>,
+}
+
+impl ShownNode {
+    /// How it is, or was a moment ago; `None` once it has ended.
+    fn figures(&mut self) -> Option<&NodeFigures> {
+        if self.last.as_ref().is_none_or(|(at, _)| at.elapsed() > FRESH) {
+            self.last = self.watch.figures().map(|figures| (Instant::now(), figures));
+        }
+        self.last.as_ref().map(|(_, figures)| figures)
+    }
 }
 
 impl Parts {
@@ -68,9 +89,10 @@ impl Parts {
 
     /// Shows how each storage node is, with its label.
     pub(super) fn nodes(&self, mut see: impl FnMut(&KeyValue, &NodeFigures)) {
-        for (node, watch) in &self.held().nodes {
-            if let Some(figures) = watch.figures() {
-                see(node, &figures);
+        for node in &mut self.held().nodes {
+            let label = node.label.clone();
+            if let Some(figures) = node.figures() {
+                see(&label, figures);
             }
         }
     }
@@ -142,7 +164,7 @@ impl Metrics {
 
     /// Shows the figures of a storage node under `node`.
     pub fn show_node(&self, node: &str, watch: NodeWatch) {
-        self.parts.held().nodes.push((label(node), watch));
+        self.parts.held().nodes.push(ShownNode { label: label(node), watch, last: None });
     }
 
     /// Sends what has not been sent yet. Waits for the collector, for some seconds at most.

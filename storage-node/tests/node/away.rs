@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
@@ -399,6 +400,16 @@ async fn who_was_left_out_of_the_ring_leaves_its_hints_to_those_that_are_in_it()
     assert!(world.objects(&hint_prefix(&id("node-a"))).await.contains(&object));
 }
 
+/// What a node says to the question whether it is ready: status line, headers and body.
+async fn readiness(address: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
 #[tokio::test]
 async fn who_is_offered_what_it_lacks_has_no_vote_until_it_has_taken_it() {
     let world = World::of(1, &["node-a", "node-b"]).await;
@@ -408,13 +419,18 @@ async fn who_is_offered_what_it_lacks_has_no_vote_until_it_has_taken_it() {
     let offer = |urgent| Request::Offer { holder: id("node-b"), urgent };
     assert_eq!(world.call("node-a", offer(false)).await, Reply::Hello);
     assert_eq!(values(world.call("node-a", read(&name)).await), ["1"], "it lacks nothing");
+    let ready = readiness(world.address("node-a")).await;
+    assert!(ready.starts_with("HTTP/1.1 200") && ready.ends_with("ready\n"), "{ready}");
     world.leave_hint("node-a", "node-gone", &record(&name, 2)).await;
     assert_eq!(world.call("node-a", offer(true)).await, Reply::Hello);
     assert_eq!(partial(world.call("node-a", read(&name)).await), ["1"]);
     let asked = mint(&name, version(9, &Clock::new(), "9"), Durability::Memory);
     assert_eq!(world.call("node-a", asked).await, Reply::Refused(Refusal::CatchingUp));
+    let ready = readiness(world.address("node-a")).await;
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("catch"), "{ready}");
     world.bucket("node-a").relent();
     world.counts("node-a").await;
+    assert!(readiness(world.address("node-a")).await.starts_with("HTTP/1.1 200"));
     assert_eq!(values(world.call("node-a", read(&name)).await), ["1", "2"]);
 }
 
