@@ -629,7 +629,7 @@ impl CatchUp {
     async fn is_replaced(&self) -> bool {
         let newest = Incarnation::newest_lease(&self.me.node, &*self.bucket).await;
         // Looked up after the list was made: this process may lease another epoch meanwhile.
-        newest.map_or(true, |newest| newest > self.hints.newest_epoch())
+        newest.map_or(true, |newest| newest > self.hints.newest_epoch()) && !removed(Rule::Fence)
     }
 
     /// Has the newest ring left this node out, or can that not be known? The view that it follows may be seconds old.

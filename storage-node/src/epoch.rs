@@ -216,7 +216,7 @@ impl Incarnation {
     /// Those of the bucket.
     pub async fn replaced_by(&self, bucket: &dyn Bucket) -> Result<Option<u32>, BucketError> {
         let newest = Self::newest_lease(&self.node, bucket).await?;
-        if newest == 0 {
+        if newest == 0 || removed(Rule::Fence) {
             return Ok(None);
         }
         // It may be this process's own, whose answer it has not got yet.

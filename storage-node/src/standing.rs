@@ -63,7 +63,7 @@ impl Stand {
 
     /// What it counts for, as of `now`; one that did not run for a while finds that out here.
     pub(crate) fn at(&self, now: Instant) -> Standing {
-        if now.saturating_duration_since(*self.beat.lock()) > PAUSE && !removed(Rule::NoticePauses) {
+        if now.saturating_duration_since(*self.beat.lock()) > PAUSE {
             self.note_running(now);
         }
         self.level()
@@ -194,7 +194,7 @@ impl Stand {
         let away = {
             let mut beat = self.beat.lock();
             let away = now.saturating_duration_since(*beat);
-            if away > PAUSE {
+            if away > PAUSE && !removed(Rule::NoticePauses) {
                 // Before anybody can see that it runs again.
                 self.demote();
             }

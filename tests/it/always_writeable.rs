@@ -276,6 +276,12 @@ async fn with_every_storage_node_dead_the_bucket_takes_writes_and_answers_reads(
     // The same request is the same write, whatever became of its first answer.
     let again = || one.put("carts/eve", "tea").header("idempotency-key", "order-1").gives(204);
     assert_eq!(again().await.dot(), again().await.dot());
+    // Its precondition held when it was made.
+    let first = || {
+        let put = one.put("carts/frank", "tea").header("idempotency-key", "order-2");
+        put.header("if-none-match", "*").gives(204)
+    };
+    assert_eq!(first().await.dot(), first().await.dot());
     // Two that know nothing of each other, nor of what is on the disks.
     from_bucket(&one.put("carts/dave", "milk").gives(204).await);
     from_bucket(&other.put("carts/dave", "bread").gives(204).await);

@@ -213,6 +213,23 @@ async fn a_hint_is_kept_until_it_is_taken_and_is_gone_then() {
     assert!(holder.again().await.hints.is_idle());
 }
 
+/// A home that is no member any more comes back for nothing.
+#[tokio::test(start_paused = true)]
+async fn hints_that_are_taken_while_they_are_put_leave_no_object() {
+    let holder = Holder::start(ROOMY).await;
+    assert_eq!(holder.keep("k", 1, Durability::Disk).await, Ok(Durability::Disk));
+    let put = OperationFaults { slow: CERTAIN, ..OperationFaults::default() };
+    holder.bucket.set(Faults { put, slow_by: Duration::from_secs(1), ..Faults::default() });
+    let taking = async {
+        let Handover { generation, .. } = holder.hints.come_back(&home());
+        holder.hints.took(&home(), generation).await.unwrap();
+        assert!(holder.in_bucket(&home()).await.is_empty(), "the object is on its way still");
+    };
+    let (stored, ()) = tokio::join!(biased; holder.hints.upload_all(), taking);
+    assert!(stored);
+    assert!(holder.in_bucket(&home()).await.is_empty());
+}
+
 #[tokio::test]
 async fn a_hint_is_in_the_bucket_after_one_upload_and_not_acknowledged_there_before() {
     let holder = Holder::start(ROOMY).await;

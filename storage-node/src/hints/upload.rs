@@ -110,15 +110,26 @@ impl Hints {
             return false;
         }
         let stored = Stored { object: object.clone(), bytes, keys: built.records };
-        let mut state = self.state.lock();
-        let Some(target) = state.targets.get_mut(&parcel.home) else { return true };
-        let at = target.tables.iter().position(|table| Arc::ptr_eq(&table.entries, &parcel.entries));
-        // Taken meanwhile: the home holds it all, and takes this object at its leisure.
-        let Some(at) = at else { return true };
-        target.tables[at].stored.push(stored);
-        let waiting = std::mem::take(&mut target.tables[at].waiting);
-        drop(state);
-        waiting.into_iter().for_each(|flushed| flushed(Durability::Bucket));
+        let waiting = {
+            let mut state = self.state.lock();
+            let target = state.targets.get_mut(&parcel.home);
+            let mut tables = target.into_iter().flat_map(|target| &mut target.tables);
+            let table = tables.find(|table| Arc::ptr_eq(&table.entries, &parcel.entries));
+            table.map(|table| {
+                table.stored.push(stored);
+                std::mem::take(&mut table.waiting)
+            })
+        };
+        match waiting {
+            Some(waiting) => waiting.into_iter().for_each(|flushed| flushed(Durability::Bucket)),
+            // Taken meanwhile: the home has all of it in the bucket. One that is no member any more would never take
+            // this object.
+            None => {
+                if let Err(error) = self.bucket.delete(&object).await {
+                    tracing::warn!(%error, %object, "can't delete hints that were taken while they were put");
+                }
+            }
+        }
         true
     }
 

@@ -8,6 +8,8 @@
 //! - a manifest, and settings of a namespace, go only if there are newer ones; a tree only if another is there;
 //! - a pin goes only if its holder's manifest does not name what it is on, or another pin of the holder is on it;
 //! - nothing else goes.
+//!
+//! And a process writes no manifest after that of a newer process of its node: what that one has is not in it.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cartwheel_bucket::{Bucket, BucketError, Created, Listing};
+use cartwheel_core::manifest::Manifest;
 use cartwheel_core::record::Record;
 use cartwheel_segments::hints::parse_hint_object;
 use cartwheel_segments::inventory::Kind;
@@ -51,6 +54,21 @@ impl Watched {
         let named = named_by_any(&self.sight);
         let held = pin.objects.into_iter().filter(|object| named.iter().any(|(_, n)| n == object));
         self.pins.lock().extend(held.map(|object| (name.to_owned(), object)));
+    }
+
+    /// A manifest is to be created: who writes after the newest one must not be older than who wrote that.
+    fn succeeds(&self, name: &str, body: &Bytes) {
+        let ["nodes", node, "manifest", _] = name.split('/').collect::<Vec<_>>()[..] else { return };
+        let newest = self.sight.manifest(node).filter(|newest| {
+            let newest = Manifest::object_name(&newest.node, newest.version);
+            newest.as_str() < name && self.sight.object(name).is_none()
+        });
+        if let (Some(newest), Ok(next)) = (newest, Manifest::parse(body))
+            && next.epoch < newest.epoch
+        {
+            let (old, new) = (next.epoch, newest.epoch);
+            self.sight.violate(Check::Objects, &format!("{name} is written under epoch {old}, after {new}"));
+        }
     }
 
     fn look(&self, name: &str) {
@@ -194,6 +212,7 @@ impl Bucket for Watched {
     }
 
     async fn create(&self, key: &str, body: Bytes) -> Result<Created, BucketError> {
+        self.succeeds(key, &body);
         self.inner.create(key, body).await
     }
 
@@ -216,7 +235,7 @@ mod tests {
     use cartwheel_core::clock::{Actor, Clock, Dot};
     use cartwheel_core::container::Container;
     use cartwheel_core::hash::KeyHash;
-    use cartwheel_core::manifest::{Manifest, SegmentEntry};
+    use cartwheel_core::manifest::SegmentEntry;
     use cartwheel_core::names::{Key, Namespace, NodeId};
     use cartwheel_core::record::Brief;
     use cartwheel_core::segment::SegmentBuilder;
@@ -311,6 +330,21 @@ mod tests {
         let gone = "hints/node-z/node-c-0000000001-00000000000000aa/0000000001.seg";
         segment(&place, gone, 2);
         assert!(delete(&place, gone)[0].contains("node-a does not have"));
+    }
+
+    #[test]
+    fn a_process_that_was_replaced_writes_no_manifest() {
+        let place = place();
+        let node = NodeId::new("node-a").unwrap();
+        let create = |version, epoch| {
+            let manifest = Manifest::new(node.clone(), version, epoch, "x".to_owned(), 0);
+            let name = Manifest::object_name(&node, version);
+            let created = place.objects.create(&name, manifest.to_json().into()).now_or_never();
+            created.unwrap().unwrap();
+            place.sight.take_violations().len()
+        };
+        assert_eq!([create(1, 1), create(2, 3), create(3, 3), create(4, 2)], [0, 0, 0, 1]);
+        assert_eq!(create(3, 1), 0, "that name is taken");
     }
 
     #[test]

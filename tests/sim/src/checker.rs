@@ -284,6 +284,8 @@ impl Checker {
                 let replaces = |gone: &WriteId| !self.writes[gone].vague && replaces(gone);
                 self.writes[id].tags.len() == 1 && owed.iter().any(replaces)
             };
+            // Of a key that is deleted without a clock it is not known what anybody had seen, only what he may have.
+            let back = |id: &&WriteId| key != VAGUE && back(id);
             // What was deleted and is shown is what a read lacks that shows what was replaced.
             lost.extend(ids.iter().filter(back));
         }
@@ -528,5 +530,20 @@ mod tests {
         assert_eq!(said(&checker), ["Lost: me read [4] of k: acknowledged writes [6] are lost"]);
         checker.shown("me", "k", &[shown("n.1=1", &first)], &Past::new(), &Past::new(), Must::All);
         assert_eq!(said(&checker).len(), 1, "it may have come before");
+    }
+
+    #[test]
+    fn where_deletions_have_no_clock_a_late_repetition_is_none_that_came_back() {
+        for (key, found) in [(VAGUE, 0), ("k", 1)] {
+            let mut checker = Checker { forgets: true, ..Checker::default() };
+            let (late, value) = checker.begin(key, &Past::new(), false);
+            let (gone, _) = checker.begin(key, &Past::from([late]), true);
+            checker.acknowledged(gone, "n.1=1", "d", 2);
+            let owed = checker.owed(key, 2);
+            let both = [Shown { tag: "d".to_owned(), dot: None, value: None }, shown("n.1=2", &value)];
+            checker.shown("me", key, &both, &owed, &Past::new(), Must::All);
+            let lost = checker.violations.iter().filter(|violation| violation.check == Check::Lost).count();
+            assert_eq!(lost, found, "{key}");
+        }
     }
 }

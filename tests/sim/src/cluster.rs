@@ -8,7 +8,7 @@ use cartwheel_bucket::{CERTAIN, Faults, FaultyBucket, OperationFaults, SharedBuc
 use cartwheel_cluster::membership::{self, Founding};
 use cartwheel_cluster::peer::Peers;
 use cartwheel_cluster::seams::Random;
-use cartwheel_cluster::secret::ClusterSecret;
+use cartwheel_cluster::secret::{ClusterSecret, NodeToken};
 use cartwheel_core::header::ClockKey;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::ring::{Member, MemberState, RingDocument};
@@ -109,9 +109,14 @@ impl Place {
         ClusterSecret::given(SECRET).clock_key()
     }
 
+    /// What lets anybody call storage nodes.
+    pub fn token() -> NodeToken {
+        ClusterSecret::given(SECRET).node_token()
+    }
+
     /// Calls to storage nodes from the host `who`.
     pub fn peers(&self, who: &str) -> Peers {
-        Peers::new(seams(self.seed, who), ClusterSecret::given(SECRET).node_token())
+        Peers::new(seams(self.seed, who), Self::token())
     }
 
     /// The bucket as the host `who` reaches it.

@@ -16,13 +16,17 @@ use crate::seed::{Said, Setting};
 /// The scenes that notice a rule's removal first, if not the mixture of all does.
 const NOTICED_BY: &[(&str, Scene)] = &[
     ("counting-only", Scene::Returns),
+    ("retry-mint-there", Scene::Edges),
+    ("epoch-of-hints", Scene::Edges),
+    ("notice-pauses", Scene::Returns),
     ("tell-all", Scene::Returns),
     ("pull-hints", Scene::Returns),
     ("pull-hint-objects", Scene::Returns),
-    ("write-both-rings", Scene::Changes),
+    ("fence", Scene::Edges),
+    ("write-both-rings", Scene::Edges),
     ("copy-before-ready", Scene::Changes),
     ("refuse-stale-ring", Scene::Changes),
-    ("tombstone-proof", Scene::Changes),
+    ("tombstone-proof", Scene::Edges),
     ("ask-graves", Scene::Changes),
     ("heed-pins", Scene::Changes),
 ];

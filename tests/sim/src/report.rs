@@ -17,6 +17,8 @@ pub enum Scene {
     Changes,
     /// Homes that were away come back and are read from at once.
     Returns,
+    /// Small stages for rules that protect a moment.
+    Edges,
 }
 
 impl fmt::Display for Scene {
@@ -25,6 +27,7 @@ impl fmt::Display for Scene {
             Self::Whole => "whole",
             Self::Changes => "changes",
             Self::Returns => "returns",
+            Self::Edges => "edges",
         })
     }
 }

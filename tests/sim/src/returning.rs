@@ -3,12 +3,14 @@
 //! reach B well or at all. No read may miss what was acknowledged before it began.
 //!
 //! Under every third seed all who took the writes die before C and D return, some time after the last write: what
-//! C and D need lies in the bucket then.
+//! C and D need lies in the bucket then. Under others C and D were not dead but stood still, and find no bucket when they
+//! go on; or who took the writes reach neither the bucket nor, for a while, C and D.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cartwheel_bucket::Faults;
 use cartwheel_cluster::seams::Random;
 use cartwheel_core::hash::KeyHash;
 use cartwheel_core::names::{Key, Namespace};
@@ -22,6 +24,7 @@ use crate::http::{Answer, Http};
 use crate::options::Options;
 use crate::report::{Check, Outcome, Report, Scene, Violation};
 use crate::trace::Trace;
+use crate::vote::Ballot;
 use crate::world::lock::Lock;
 use crate::world::{SeededRandom, pass};
 use crate::{steps, wire};
@@ -43,6 +46,8 @@ const UPLOADED: Duration = Duration::from_millis(3_500);
 const TROUBLE: usize = 0;
 const AWAY: [usize; 2] = [1, 2];
 const HOLDERS: usize = 3;
+/// The hurdle has the number of one who took writes: there is none where those die.
+const HURDLE: usize = 3;
 /// The longest that a simulation may last.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -55,9 +60,26 @@ enum Trouble {
     Stalled,
 }
 
+/// What else keeps C and D from what they lack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hurdle {
+    None,
+    /// They reach no bucket at first.
+    NoBucket,
+    /// Those who keep something for them reach no bucket, nor at first C and D.
+    Apart,
+}
+
 /// What happens when, drawn from the seed.
 #[derive(Debug)]
 struct Script {
+    /// The version of the ring.
+    version: u64,
+    /// Do C and D stand still, rather than die?
+    freezes: bool,
+    hurdle: Hurdle,
+    /// How long it is there once the second of them returns.
+    hurdle_lasts: Duration,
     b: &'static str,
     away: [&'static str; 2],
     /// When each of them dies and comes back.
@@ -110,9 +132,61 @@ impl Script {
         let troubled = (from, from + millis(3_000, 9_000));
         let latency = millis(1, 40);
         let apart = if random.below(2) == 0 { latency } else { millis(50, 400) };
-        let read = (returns[0] + millis(0, 600)).saturating_sub(Duration::from_millis(300));
+        let reads_after = millis(0, 600);
         let away = [homes[0], homes[1]];
-        Self { b, away, dies, returns, written, holders_die, trouble, troubled, latency, apart, read }
+        let more = SeededRandom::new(seed, "hurdles");
+        let (freezes, hurdle) = match seed % 6 {
+            2 => (true, Hurdle::None),
+            4 => (true, Hurdle::NoBucket),
+            5 => (more.below(2) == 0, Hurdle::Apart),
+            _ => (false, Hurdle::None),
+        };
+        // Long enough to count without the bucket, or shorter than anybody waits for those that are apart.
+        let hurdle_lasts =
+            if hurdle == Hurdle::NoBucket { more.millis(3_500..6_000) } else { more.millis(500..3_000) };
+        // Long enough for the writer's gateway to give them up, and too short for anybody else to say so.
+        let (returns, written) = if freezes && hurdle == Hurdle::None {
+            let first = dies[0].max(dies[1]) + more.millis(1_500..2_500);
+            ([first, first + more.millis(0..300)], first + more.millis(0..300))
+        } else if hurdle == Hurdle::NoBucket {
+            // Who goes on first would wait for the bucket until the other can be told.
+            ([returns[0]; 2], first - Duration::from_millis(500))
+        } else {
+            (returns, written)
+        };
+        // A read brings C and D what it finds elsewhere. So where there is more to it, nobody reads before the moment, and
+        // then from C and D alone.
+        let moment = match seed % 6 {
+            2 => Some(more.millis(0..80)),
+            4 => Some(more.millis(2_100..3_500)),
+            5 => Some(more.millis(0..2_000)),
+            _ => None,
+        };
+        let (trouble, troubled) = match moment {
+            Some(_) => (Trouble::Cut, (Duration::ZERO, LONGEST)),
+            None => (trouble, troubled),
+        };
+        let read = match moment {
+            Some(after) => returns[1] + after,
+            None => (returns[0] + reads_after).saturating_sub(Duration::from_millis(300)),
+        };
+        Self {
+            version: document.version,
+            freezes,
+            hurdle,
+            hurdle_lasts,
+            b,
+            away,
+            dies,
+            returns,
+            written,
+            holders_die,
+            trouble,
+            troubled,
+            latency,
+            apart,
+            read,
+        }
     }
 }
 
@@ -215,6 +289,21 @@ async fn read(mut http: Http, shared: Arc<Shared>, random: SeededRandom, script:
     }
 }
 
+/// Asks a node that stands still for its vote: the first that it hears when it goes on. It was away for longer than
+/// anybody waits, and can't have caught up yet.
+async fn vote(node: &str, stands_still: Duration, shared: Arc<Shared>, ring_version: u64) {
+    pass(Duration::from_millis(500)).await;
+    let Some(ballot) = Ballot::open(node).await else { return };
+    // It stands still, and hears nothing of this.
+    pass((stands_still + Duration::from_millis(50)).saturating_sub(now())).await;
+    let answer = ballot.votes("slides", "cart", ring_version).await;
+    shared.trace.line("voter", &format!("{node}: {answer:?}"));
+    if answer == Some(true) {
+        let what = format!("{:.6} s: {node} stood still for long, and votes at once", now().as_secs_f64());
+        shared.violations.lock().push(Violation { check: Check::Stale, what });
+    }
+}
+
 /// The newest write in an answer; 0 if there is none.
 fn newest(answer: &Answer) -> u64 {
     let text = String::from_utf8_lossy(&answer.body);
@@ -242,9 +331,7 @@ pub fn run(options: &Options) -> Outcome {
         .max_message_latency(script.latency)
         .build();
     wire::add_server(&mut sim, &place);
-    for name in NODES {
-        Machine::add(&mut sim, &place, name, Duration::ZERO);
-    }
+    let machines = NODES.map(|name| Machine::add(&mut sim, &place, name, Duration::ZERO));
     for gateway in 0..GATEWAYS.len() {
         add_gateway(&mut sim, &place, gateway, &presence);
     }
@@ -268,7 +355,16 @@ pub fn run(options: &Options) -> Outcome {
         reading.await;
         Ok(())
     });
-    let faults = play(&mut sim, &script, &shared, options);
+    if script.freezes {
+        for (away, dies) in script.away.into_iter().zip(script.dies) {
+            let part = (Arc::clone(&shared), script.version);
+            sim.client(format!("voter of {away}"), async move {
+                vote(away, dies, part.0, part.1).await;
+                Ok(())
+            });
+        }
+    }
+    let faults = play(&mut sim, &script, &shared, &machines, options);
     let simulated = sim.elapsed();
     drop(sim);
     let (reads, written) = (*shared.reads.lock(), *shared.written.lock());
@@ -293,10 +389,41 @@ enum Step {
     Returns(&'static str),
     TroubleBegins,
     TroubleEnds,
+    HurdleBegins,
+    HurdleEnds,
+}
+
+/// Is the bucket there for a machine?
+fn set_bucket(machine: &Machine, there: bool) {
+    machine.reach.faults.set(Faults { unavailable: !there, ..Faults::default() });
+}
+
+/// Makes a process stand still, or go on: what is on its way to it or from it waits.
+fn stand_still(sim: &Sim<'_>, machine: &Machine, name: &str, still: bool) {
+    if still {
+        machine.host.freezer.freeze();
+    } else {
+        machine.host.freezer.thaw();
+    }
+    let voter = format!("voter of {name}");
+    let others = NODES.into_iter().chain(GATEWAYS).chain([voter.as_str()]);
+    for other in others.filter(|other| *other != name) {
+        if still {
+            sim.hold(name, other);
+        } else {
+            sim.release(name, other);
+        }
+    }
 }
 
 /// Plays the script to its end; how often each kind of fault began.
-fn play(sim: &mut Sim<'_>, script: &Script, shared: &Shared, options: &Options) -> BTreeMap<String, u64> {
+fn play(
+    sim: &mut Sim<'_>,
+    script: &Script,
+    shared: &Shared,
+    machines: &[Arc<Machine>],
+    options: &Options,
+) -> BTreeMap<String, u64> {
     let mut faults = BTreeMap::new();
     let mut steps: Vec<(Duration, Step)> = Vec::new();
     for (at, node) in script.away.iter().enumerate().filter(|(at, _)| options.has(AWAY[*at])) {
@@ -312,14 +439,23 @@ fn play(sim: &mut Sim<'_>, script: &Script, shared: &Shared, options: &Options) 
         steps.push((script.troubled.0, Step::TroubleBegins));
         steps.push((script.troubled.1, Step::TroubleEnds));
     }
+    if script.hurdle != Hurdle::None && options.has(HURDLE) {
+        steps.push((script.dies[0], Step::HurdleBegins));
+        steps.push((script.returns[1] + script.hurdle_lasts, Step::HurdleEnds));
+    }
     steps.sort_by_key(|(at, _)| *at);
     let mut steps = steps.into_iter().peekable();
     let (b, reads) = (script.b, GATEWAYS[READS]);
+    let machine = |name: &str| &machines[NODES.iter().position(|node| *node == name).unwrap()];
+    let holders = || NODES.into_iter().filter(|node| *node != b && !script.away.contains(node));
+    let mut thawing: Vec<&str> = Vec::new();
     loop {
         while let Some((_, step)) = steps.next_if(|(at, _)| *at <= sim.elapsed()) {
             shared.trace.line_at(sim.elapsed(), "script", &format!("{step:?}"));
             let kind = match (step, script.trouble) {
+                (Step::Dies(_), _) if script.freezes => Some("Frozen".to_owned()),
                 (Step::Dies(_), _) => Some("Crashed".to_owned()),
+                (Step::HurdleBegins, _) => Some(format!("{:?}", script.hurdle)),
                 (Step::TroubleBegins, trouble) if trouble != Trouble::None => Some(format!("{trouble:?}")),
                 _ => None,
             };
@@ -328,9 +464,33 @@ fn play(sim: &mut Sim<'_>, script: &Script, shared: &Shared, options: &Options) 
                 *faults.entry(kind).or_default() += 1;
             }
             match (step, script.trouble) {
+                (Step::Dies(node), _) if script.freezes => stand_still(sim, machine(node), node, true),
                 (Step::Dies(node), _) => sim.crash(node),
+                (Step::HurdleBegins | Step::HurdleEnds, _) => {
+                    let ends = matches!(step, Step::HurdleEnds);
+                    match script.hurdle {
+                        Hurdle::NoBucket => {
+                            script.away.iter().for_each(|node| set_bucket(machine(node), ends));
+                        }
+                        _ => holders().for_each(|node| set_bucket(machine(node), ends)),
+                    }
+                    if ends && script.hurdle == Hurdle::Apart {
+                        for node in script.away {
+                            holders().for_each(|other| sim.repair(node, other));
+                        }
+                    }
+                }
                 (Step::Returns(node), _) => {
-                    sim.bounce(node);
+                    if script.freezes {
+                        let died = script.dies[script.away.iter().position(|away| *away == node).unwrap()];
+                        machine(node).host.freezer.leap(sim.elapsed().saturating_sub(died));
+                        thawing.push(node);
+                    } else {
+                        sim.bounce(node);
+                    }
+                    if script.hurdle == Hurdle::Apart && options.has(HURDLE) {
+                        holders().for_each(|other| sim.partition(node, other));
+                    }
                     for other in NODES.into_iter().filter(|other| *other != node) {
                         sim.set_link_max_message_latency(node, other, script.apart);
                     }
@@ -346,6 +506,7 @@ fn play(sim: &mut Sim<'_>, script: &Script, shared: &Shared, options: &Options) 
                 (Step::TroubleEnds, Trouble::Stalled) => sim.release(b, reads),
             }
         }
+        let standing = std::mem::take(&mut thawing);
         match steps::step(sim) {
             Ok(false) => {}
             Ok(true) => return faults,
@@ -353,6 +514,13 @@ fn play(sim: &mut Sim<'_>, script: &Script, shared: &Shared, options: &Options) 
                 let what = format!("the simulation broke off: {error}");
                 shared.violations.lock().push(Violation { check: Check::Broke, what });
                 return faults;
+            }
+        }
+        // Their clocks have leapt by now.
+        for node in standing {
+            stand_still(sim, machine(node), node, false);
+            if script.hurdle == Hurdle::Apart && options.has(HURDLE) {
+                holders().for_each(|other| sim.partition(node, other));
             }
         }
     }

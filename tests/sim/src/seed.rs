@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::options::{Level, Options};
 use crate::report::{Outcome, Report, Scene};
 use crate::world::{BUGS, Bug};
-use crate::{changing, log, removal, returning, run, steps, timeline, versions};
+use crate::{changing, edges, log, removal, returning, run, steps, timeline, versions};
 
 /// In what world a seed is run, and what is wrong with it on purpose.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
@@ -138,6 +138,7 @@ fn play(scene: Scene, options: &Options) -> Outcome {
         Scene::Whole => run::run(options),
         Scene::Changes => changing::run(options),
         Scene::Returns => returning::run(options),
+        Scene::Edges => edges::run(options),
     }
 }
 

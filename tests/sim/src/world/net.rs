@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
@@ -30,6 +30,8 @@ pub struct Host {
     pub clock: Arc<SimClock>,
     /// Which of the frames that it sends arrive twice.
     pub repeats: Arc<Repeats>,
+    /// Whether the connections that it opened have broken.
+    pub breaks: Arc<Breaks>,
     /// Does it stand still?
     pub freezer: Arc<Freezer>,
 }
@@ -40,9 +42,10 @@ impl Host {
         let clock = Arc::new(SimClock::of(seed, who));
         let random = SeededRandom::new(seed, &format!("{who} repeats"));
         let repeats = Arc::new(Repeats { on: Lock::new(false), random, repeated: Lock::new(0) });
-        let net = Arc::new(SimNet(Arc::clone(&repeats)));
+        let breaks = Arc::<Breaks>::default();
+        let net = Arc::new(SimNet(Arc::clone(&repeats), Arc::clone(&breaks)));
         let seams = Seams { net, clock: clock.clone(), random: Arc::new(SeededRandom::new(seed, who)) };
-        Self { seams, clock, repeats, freezer: Arc::default() }
+        Self { seams, clock, repeats, breaks, freezer: Arc::default() }
     }
 }
 
@@ -82,8 +85,51 @@ impl Repeats {
     }
 }
 
+/// The connections that a host has opened, and that break all at once.
+#[derive(Debug, Default)]
+pub struct Breaks {
+    /// How often they broke.
+    times: Lock<u64>,
+    /// Who reads from them.
+    readers: Lock<Vec<Waker>>,
+}
+
+impl Breaks {
+    /// All that are open break: what was not received is lost, and both ends see that.
+    pub fn all(&self) {
+        *self.times.lock() += 1;
+        std::mem::take(&mut *self.readers.lock()).into_iter().for_each(Waker::wake);
+    }
+}
+
+/// A connection as whoever opened it sees it: whole, or broken.
+struct Opened {
+    breaks: Arc<Breaks>,
+    /// How often connections had broken when it was opened.
+    at: u64,
+}
+
+impl Opened {
+    fn new(breaks: &Arc<Breaks>) -> Self {
+        Self { at: *breaks.times.lock(), breaks: Arc::clone(breaks) }
+    }
+
+    fn check(&self, reader: Option<&Waker>) -> io::Result<()> {
+        if *self.breaks.times.lock() > self.at {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if let Some(reader) = reader {
+            let mut readers = self.breaks.readers.lock();
+            if !readers.iter().any(|known| known.will_wake(reader)) {
+                readers.push(reader.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
 #[derive(Debug)]
-struct SimNet(Arc<Repeats>);
+struct SimNet(Arc<Repeats>, Arc<Breaks>);
 
 struct SimListener(turmoil::net::TcpListener, Arc<Repeats>);
 
@@ -91,7 +137,7 @@ struct SimListener(turmoil::net::TcpListener, Arc<Repeats>);
 impl Net for SimNet {
     async fn connect(&self, address: &str) -> io::Result<Stream> {
         let stream = turmoil::net::TcpStream::connect(address).await?;
-        Ok(Box::new(Repeating::new(stream, &self.0)))
+        Ok(Box::new(Repeating::new(stream, &self.0, Some(Opened::new(&self.1)))))
     }
 
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
@@ -103,7 +149,7 @@ impl Net for SimNet {
 impl Listener for SimListener {
     async fn accept(&mut self) -> io::Result<(Stream, SocketAddr)> {
         let (stream, from) = self.0.accept().await?;
-        Ok((Box::new(Repeating::new(stream, &self.1)), from))
+        Ok((Box::new(Repeating::new(stream, &self.1, None)), from))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -132,6 +178,8 @@ impl At {
 /// A stream that writes some frames twice, the second time a little later.
 struct Repeating {
     stream: turmoil::net::TcpStream,
+    /// At the end that opened it.
+    opened: Option<Opened>,
     repeats: Arc<Repeats>,
     at: At,
     /// Frames to be written again, and after how many others.
@@ -141,9 +189,9 @@ struct Repeating {
 }
 
 impl Repeating {
-    fn new(stream: turmoil::net::TcpStream, repeats: &Arc<Repeats>) -> Self {
+    fn new(stream: turmoil::net::TcpStream, repeats: &Arc<Repeats>, opened: Option<Opened>) -> Self {
         let repeats = Arc::clone(repeats);
-        Self { stream, repeats, at: At::Head(Vec::new()), later: Vec::new(), owed: BytesMut::new() }
+        Self { stream, opened, repeats, at: At::Head(Vec::new()), later: Vec::new(), owed: BytesMut::new() }
     }
 
     /// How much of `bytes` may be written at once: where frames may have to come between, up to the end of one.
@@ -231,13 +279,20 @@ fn is_about_frames(head: &[u8]) -> bool {
 
 impl AsyncRead for Repeating {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+        let this = self.get_mut();
+        if let Some(opened) = &this.opened {
+            opened.check(Some(cx.waker()))?;
+        }
+        Pin::new(&mut this.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Repeating {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let Some(opened) = &this.opened {
+            opened.check(None)?;
+        }
         ready!(this.poll_owed(cx))?;
         let most = this.at_most(buf);
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, &buf[..most]))?;
