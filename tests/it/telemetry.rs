@@ -198,7 +198,7 @@ async fn a_request_is_one_trace_from_the_client_to_the_bucket() {
     gateway.put("carts/bob", "milk").gives(204).await;
     let traceparent = format!("00-{TRACE}-{CALLER}-01");
     let put = gateway.put("carts/alice", "milk").header("traceparent", &traceparent);
-    put.query("durability=bucket&w=all").gives(204).await;
+    put.query("durability=bucket&w=all&sloppy=false&deadline=30s").gives(204).await;
 
     // All three homes were waited for: one was asked to mint and to confirm, two to take the version.
     let spans = until("the trace has arrived", || async {
@@ -275,7 +275,8 @@ async fn a_collector_that_never_answers_holds_up_nothing() {
     ];
     let process = Process::start("dev", directory.path(), None, &arguments.concat());
     let client = Client::new(&listen);
-    until("dev serves", || async { tokio::net::TcpStream::connect(client.address()).await.ok() }).await;
+    until("dev listens", || async { tokio::net::TcpStream::connect(client.address()).await.ok() }).await;
+    client.is_ready().await;
     let dropped = || async {
         let text = client.path(Method::GET, "/metrics").gives(200).await.text().to_owned();
         let line =
