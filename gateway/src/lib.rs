@@ -18,6 +18,7 @@ mod latency;
 mod namespaces;
 mod namespaces_api;
 mod observe;
+mod predecessors;
 pub mod problem;
 mod repair;
 mod repair_api;
@@ -162,6 +163,7 @@ pub async fn start(
     let counted = |work| config.meter.bucket(&bucket, work);
     let ring_bucket = counted(Work::Membership);
     let follower = Follower::start(Arc::clone(&ring_bucket), seams.clone(), config.ring_interval);
+    predecessors::start(peers.clone(), follower.clone());
     let shared = Arc::new(Shared {
         repairs: Repairs::start(peers.clone()),
         gossip: GossipHandle::listen(peers.clone(), follower.clone(), seams.clone()),

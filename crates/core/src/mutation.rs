@@ -54,6 +54,7 @@ rules! {
     PullHints, "pull-hints", "a home that comes back takes what others kept for it in memory";
     PullHintObjects, "pull-hint-objects", "a home that comes back takes what was kept for it in the bucket";
     DeleteHintsLater, "delete-hints-later", "hint objects are deleted once what they held is durable at the home";
+    AskToLook, "ask-to-look", "a gateway that starts asks homes to look for what one before it left in the bucket";
     CountingOnly, "counting-only", "a home that was away does not vote until it has caught up";
     NoticePauses, "notice-pauses", "a process that did not run for a while catches up before it votes";
     AskBackLostDisk, "ask-back-lost-disk", "a home that lost its disk asks the others for what it may have lost";

@@ -52,6 +52,8 @@ pub enum Order {
     Replace(&'static str),
     /// Nothing passes between the two.
     Cut(&'static str, &'static str),
+    /// It passes again.
+    Mend(&'static str, &'static str),
     /// The connections that a gateway has opened break.
     Reset(usize),
 }
@@ -59,6 +61,7 @@ pub enum Order {
 /// What the client and the loop share.
 struct Shared {
     place: Place,
+    presence: Arc<Presence>,
     trace: Arc<Trace>,
     orders: Lock<Vec<Order>>,
     violations: Lock<Vec<Violation>>,
@@ -247,6 +250,7 @@ pub fn run(options: &Options) -> Outcome {
         (0..GATEWAYS.len()).map(|gateway| add_gateway(&mut sim, &place, gateway, &presence)).collect();
     let shared = Arc::new(Shared {
         place: place.clone(),
+        presence: Arc::clone(&presence),
         trace: Arc::clone(&trace),
         orders: Lock::default(),
         violations: Lock::default(),
@@ -292,7 +296,7 @@ fn drive(
                 Order::Crash(_) => Some("crashed"),
                 Order::Cut(..) => Some("cut"),
                 Order::Reset(_) => Some("reset"),
-                Order::Start(_) | Order::Replace(_) => None,
+                Order::Start(_) | Order::Replace(_) | Order::Mend(..) => None,
             };
             if let Some(kind) = kind {
                 if !options.has(number) {
@@ -301,13 +305,18 @@ fn drive(
                 *faults.entry(kind.to_owned()).or_default() += 1;
             }
             match order {
-                Order::Crash(node) => sim.crash(node),
+                Order::Crash(host) => {
+                    let gateway = GATEWAYS.iter().position(|gateway| *gateway == host);
+                    gateway.into_iter().for_each(|gateway| shared.presence.lost(gateway));
+                    sim.crash(host);
+                }
                 Order::Start(node) => sim.bounce(node),
                 Order::Replace(node) => {
                     twin.becomes(node);
                     sim.bounce(TWIN);
                 }
                 Order::Cut(a, b) => sim.partition(a, b),
+                Order::Mend(a, b) => sim.repair(a, b),
                 Order::Reset(gateway) => gateways[gateway].host.breaks.all(),
             }
         }

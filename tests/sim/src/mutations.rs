@@ -22,6 +22,7 @@ const NOTICED_BY: &[(&str, Scene)] = &[
     ("tell-all", Scene::Returns),
     ("pull-hints", Scene::Returns),
     ("pull-hint-objects", Scene::Returns),
+    ("ask-to-look", Scene::Edges),
     ("fence", Scene::Edges),
     ("write-both-rings", Scene::Edges),
     ("copy-before-ready", Scene::Changes),

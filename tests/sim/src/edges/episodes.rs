@@ -17,12 +17,13 @@ const MS: Duration = Duration::from_millis(1);
 
 /// Plays the episode of this seed.
 pub async fn play(seed: u64, hand: Hand) {
-    match seed % 5 {
+    match seed % 6 {
         0 => away_twice(hand).await,
         1 => deleted_meanwhile(hand).await,
         2 => broken_connections(hand).await,
         3 => written_amid_a_change(hand).await,
-        _ => two_of_one_name(hand).await,
+        4 => two_of_one_name(hand).await,
+        _ => last_words(hand).await,
     }
 }
 
@@ -253,5 +254,40 @@ async fn two_of_one_name(mut hand: Hand) {
             return hand
                 .violate(Check::Lost, &format!("{key}: {value} was acknowledged, and {shown:?} is shown"));
         }
+    }
+}
+
+/// A gateway that reaches no storage node has the bucket take a write, and dies before it can tell anybody. Once it is
+/// back every home is told to look, so the write is seen within seconds (P1).
+async fn last_words(mut hand: Hand) {
+    const KEY: &str = "words";
+    const DIES: usize = 0;
+    const LIVES: usize = 1;
+    if hand.put(LIVES, KEY, "&w=3", None, "before").await.is_none() {
+        return;
+    }
+    hand.each(&NODES, |node| Order::Cut(GATEWAYS[DIES], node));
+    pass(hand.random.millis(0..4_000)).await;
+    let mut written = None;
+    for n in 0..10 {
+        let value = n.to_string();
+        if hand.put(DIES, KEY, "&w=2", None, &value).await.is_some() {
+            written = Some(value);
+            break;
+        }
+    }
+    hand.order(Order::Crash(GATEWAYS[DIES]));
+    hand.each(&NODES, |node| Order::Mend(GATEWAYS[DIES], node));
+    pass(hand.random.millis(200..2_000)).await;
+    hand.order(Order::Start(GATEWAYS[DIES]));
+    pass(5 * SECOND).await;
+    let Some(written) = written else {
+        return hand.violate(Check::Refused, "the bucket is there, and takes nothing");
+    };
+    let Some((_, shown)) = hand.get(LIVES, KEY, "&r=2").await else {
+        return hand.violate(Check::Answer, "all is well, and nobody answers");
+    };
+    if !shown.contains(&written) {
+        hand.violate(Check::Lost, &format!("{written} was acknowledged, and {shown:?} is shown"));
     }
 }
