@@ -19,6 +19,7 @@ use cartwheel_core::quorum::{Durability, Tally};
 use cartwheel_core::record::{Value, Version, etag};
 use cartwheel_core::wire::{Precondition, Tags};
 
+use crate::coordinate::Degraded;
 use crate::problem::Problem;
 
 /// How the answer is to look.
@@ -63,18 +64,23 @@ impl QuorumMet {
     }
 }
 
-/// `Server-Timing`: the whole request and the wait for replicas.
+/// `Server-Timing`, in milliseconds: the gateway's own work, and, of the time `waited` for others, what replicas and
+/// what the bucket took.
 #[must_use]
-pub fn server_timing(total: Duration, replicas: Duration) -> HeaderValue {
+pub(crate) fn server_timing(total: Duration, waited: Duration, degraded: Option<Degraded>) -> HeaderValue {
     let ms = |d: Duration| d.as_secs_f64() * 1000.0;
-    let text =
-        format!("gateway;dur={:.3}, replicas;dur={:.3}", ms(total.saturating_sub(replicas)), ms(replicas));
+    let bucket = degraded.map_or(Duration::ZERO, |degraded| degraded.took);
+    let (gateway, replicas) = (total.saturating_sub(waited), waited.saturating_sub(bucket));
+    let mut text = format!("gateway;dur={:.3}, replicas;dur={:.3}", ms(gateway), ms(replicas));
+    if degraded.is_some() {
+        let _ = write!(text, ", bucket;dur={:.3}", ms(bucket));
+    }
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// Says that the bucket stood in for too few replicas, and as of when it was read, in milliseconds since 1970.
-pub fn put_degraded(headers: &mut HeaderMap, degraded: Option<u64>) {
-    if let Some(as_of_ms) = degraded {
+/// Says that the bucket stood in for too few replicas, and as of when it was read.
+pub(crate) fn put_degraded(headers: &mut HeaderMap, degraded: Option<Degraded>) {
+    if let Some(Degraded { as_of_ms, .. }) = degraded {
         put_header(headers, "cartwheel-degraded", &format!("bucket; as-of=\"{}\"", utc(as_of_ms)));
     }
 }

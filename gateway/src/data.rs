@@ -103,7 +103,7 @@ async fn read(shared: &Shared, parts: &Parts, arrived: Instant) -> Result<Respon
     {
         record.siblings(seen.container.siblings().len());
     }
-    response.headers_mut().insert("server-timing", server_timing(arrived.elapsed(), waited));
+    response.headers_mut().insert("server-timing", server_timing(arrived.elapsed(), waited, seen.degraded));
     Ok(response)
 }
 
@@ -132,7 +132,7 @@ fn refusal(problem: Problem, met: Option<QuorumMet>, arrived: Instant, asked: In
     if let Some(met) = met {
         let headers = response.headers_mut();
         headers.insert("quorum", met.header());
-        headers.insert("server-timing", server_timing(arrived.elapsed(), asked.elapsed()));
+        headers.insert("server-timing", server_timing(arrived.elapsed(), asked.elapsed(), None));
     }
     response
 }
@@ -242,7 +242,7 @@ async fn write(
     put_degraded(headers, degraded);
     let met = QuorumMet { op: "write", n, required: write.w, tally, durability: Some(reached) };
     headers.insert("quorum", met.header());
-    headers.insert("server-timing", server_timing(arrived.elapsed(), waited));
+    headers.insert("server-timing", server_timing(arrived.elapsed(), waited, degraded));
     Ok(response)
 }
 

@@ -9,7 +9,7 @@ use cartwheel_gateway::GatewayConfig;
 
 use super::shutdown::Signals;
 use super::telemetry::Telemetry;
-use super::{Outside, ProcessArgs, check_exposure, runtime, telemetry};
+use super::{Outside, ProcessArgs, check_exposure, runtime, supervisor, telemetry};
 use crate::client::{Exit, Failure, Output};
 
 /// What a gateway is called in figures.
@@ -75,6 +75,7 @@ async fn run(args: GatewayArgs, output: &mut Output) -> Result<Exit, Failure> {
     let gateway = started.map_err(|e| Failure::failed(e.to_string()))?;
     output.note(&format!("gateway serves at http://{}", gateway.address()));
     metrics.show_gateway(NAME, gateway.watch());
+    supervisor::ready();
     signals
         .then_drain(async {
             gateway.shutdown().await;

@@ -11,6 +11,7 @@ mod figures;
 mod otlp;
 mod recorder;
 mod shutdown;
+mod supervisor;
 mod telemetry;
 
 use std::net::ToSocketAddrs;

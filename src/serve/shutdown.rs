@@ -2,6 +2,7 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::supervisor;
 use crate::client::Failure;
 
 /// The exit status of a process that was told twice to end.
@@ -42,6 +43,7 @@ impl Signals {
 
     /// Runs `drain`; a signal ends the process at once.
     pub(crate) async fn drain(mut self, drain: impl Future<Output = ()>) {
+        supervisor::stopping();
         tracing::info!("draining; a second signal ends the process at once");
         tokio::select! {
             () = drain => {}

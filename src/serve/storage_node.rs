@@ -15,7 +15,7 @@ use cartwheel_storage_node::{NodeConfig, StartError};
 
 use super::shutdown::Signals;
 use super::telemetry::Telemetry;
-use super::{Outside, ProcessArgs, check_exposure, runtime, telemetry};
+use super::{Outside, ProcessArgs, check_exposure, runtime, supervisor, telemetry};
 use crate::client::{Exit, Failure, Output};
 
 /// Options of `cartwheel storage-node`.
@@ -189,6 +189,7 @@ async fn run(args: StorageNodeArgs, output: &mut Output) -> Result<Exit, Failure
     output.note(&format!("storage node {} serves at {}", node.id(), node.address()));
     let id = node.id().clone();
     metrics.show_node(id.as_str(), node.watch());
+    supervisor::ready();
     tokio::select! {
         signals = signals.first() => {
             let end = async {

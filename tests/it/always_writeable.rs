@@ -243,6 +243,7 @@ fn from_bucket(answer: &Answer) {
     let as_of = degraded.strip_prefix("bucket; as-of=\"").and_then(|rest| rest.strip_suffix('"')).unwrap();
     assert_eq!((as_of.len(), as_of.ends_with('Z')), (20, true), "{degraded}");
     assert_eq!(answer.quorum("answered"), "0", "{answer:?}");
+    assert!(answer.must("server-timing").contains(", bucket;dur="), "{answer:?}");
     if let Some(dot) = answer.header("dot") {
         assert!(dot.starts_with("gw-"), "no storage node made {dot}");
         assert_eq!(answer.quorum("durability"), "bucket");

@@ -1,7 +1,8 @@
 //! The real binary: a process per storage node and gateway, killed and started again, and its command line.
 
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 
 use http::Method;
 use serde_json::Value;
@@ -12,9 +13,9 @@ use tokio::net::TcpStream;
 use crate::support::cluster::reachable;
 use crate::support::fleet::{Fleet, NODES, ask};
 use crate::support::http::RawAnswer;
-use crate::support::process::{Process, run};
+use crate::support::process::{Process, cartwheel, run};
 use crate::support::store::Kind;
-use crate::support::{Client, Cluster, Port, until};
+use crate::support::{Client, Cluster, PATIENCE, Port, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn seven_processes_survive_kill_9_and_the_loss_of_every_disk() {
@@ -42,6 +43,34 @@ async fn seven_processes_survive_kill_9_and_the_loss_of_every_disk() {
     assert_eq!(fleet.gateway(0).get("carts/alice").gives(200).await.text(), "bread");
 
     drains_and_ends(&mut fleet).await;
+}
+
+/// What systemd waits for with `Type=notify`.
+#[test]
+fn a_supervisor_hears_when_a_process_serves_and_when_it_ends() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let hears = |word: &str| {
+        let mut heard = [0; 64];
+        let n = socket.recv(&mut heard).unwrap();
+        assert_eq!(std::str::from_utf8(&heard[..n]).unwrap().trim_end(), word);
+    };
+    let secret = "a secret that this test alone knows";
+    let arguments =
+        ["gateway", "--bucket", "s3://none/here", "--listen", "127.0.0.1:0", "--cluster-secret", secret];
+    let mut command = cartwheel(&arguments);
+    command
+        .env("NOTIFY_SOCKET", &path)
+        .env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        .env("AWS_REGION", "x");
+    command.env("AWS_ACCESS_KEY_ID", "x").env("AWS_SECRET_ACCESS_KEY", "x").stderr(Stdio::null());
+    let mut process = command.spawn().unwrap();
+    hears("READY=1");
+    assert!(Command::new("kill").args(["-s", "TERM", &process.id().to_string()]).status().unwrap().success());
+    hears("STOPPING=1");
+    assert!(process.wait().unwrap().success());
 }
 
 /// SIGTERM: a gateway finishes the request in flight, and everybody ends with status 0.

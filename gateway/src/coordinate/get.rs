@@ -16,7 +16,9 @@ use cartwheel_core::record::{Record, Version};
 use cartwheel_core::wire::{Answer, Call, Pieces, Refusal, Reply, Request};
 use cartwheel_telemetry::trace;
 
-use super::{CATCHING_UP_PAUSE, RING_CHANGES, Targets, bucket_until, newer_view, slow_after, usable_view};
+use super::{
+    CATCHING_UP_PAUSE, Degraded, RING_CHANGES, Targets, bucket_until, newer_view, slow_after, usable_view,
+};
 use crate::Shared;
 use crate::last_resort::BucketFound;
 use crate::problem::{Missed, Problem};
@@ -44,8 +46,7 @@ pub(crate) struct Seen {
     pub(crate) n: usize,
     pub(crate) tally: Tally,
     pub(crate) below_floor: bool,
-    /// The bucket stood in for too few replicas: as of when, milliseconds since 1970.
-    pub(crate) degraded: Option<u64>,
+    pub(crate) degraded: Option<Degraded>,
 }
 
 /// Makes the read. Stale homes are repaired in the background. Where too few replicas can be reached, the bucket
@@ -115,7 +116,7 @@ async fn from_bucket(shared: &Shared, read: &Read, short: Short) -> Result<Seen,
     if !read.sloppy || late {
         return Err(Problem::quorum_missed(missed, late));
     }
-    let until = bucket_until(read.deadline);
+    let (asked, until) = (Instant::now(), bucket_until(read.deadline));
     let found = shared.last_resort.read(&homes, &read.namespace, &read.key, read.hash, until).await;
     let BucketFound { mut container, as_of_ms } = match found {
         Ok(found) => found,
@@ -126,7 +127,8 @@ async fn from_bucket(shared: &Shared, read: &Read, short: Short) -> Result<Seen,
         container = container.map(Version::without_value);
     }
     let below_floor = !container.seen().covers(&read.floor);
-    Ok(Seen { container, n, tally, below_floor, degraded: Some(as_of_ms) })
+    let degraded = Some(Degraded { as_of_ms, took: asked.elapsed() });
+    Ok(Seen { container, n, tally, below_floor, degraded })
 }
 
 async fn attempt(shared: &Shared, read: &Read) -> Result<Ended, Problem> {

@@ -33,6 +33,15 @@ pub(crate) fn slow_after(deadline: Instant) -> Instant {
     now + (deadline.saturating_duration_since(now) / 2).min(MAX_PATIENCE)
 }
 
+/// The bucket stood in for too few replicas.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Degraded {
+    /// As of when, milliseconds since 1970.
+    pub(crate) as_of_ms: u64,
+    /// How long that took.
+    pub(crate) took: Duration,
+}
+
 /// Until when the bucket is waited for where it is to stand in: a bucket that is gone, too, is said to be soon.
 pub(crate) fn bucket_until(deadline: Instant) -> Instant {
     deadline.min(Instant::now() + BUCKET_PATIENCE)

@@ -21,7 +21,7 @@ use cartwheel_core::trace::TraceContext;
 use cartwheel_core::wire::{Answer, Call, Pieces, Precondition, Refusal, Reply, Request};
 use cartwheel_telemetry::trace;
 
-use super::{CATCHING_UP_PAUSE, RING_CHANGES, Targets, newer_view, slow_after, usable_view};
+use super::{CATCHING_UP_PAUSE, Degraded, RING_CHANGES, Targets, newer_view, slow_after, usable_view};
 use crate::Shared;
 use crate::problem::{Missed, Problem};
 
@@ -55,8 +55,7 @@ pub(crate) struct Written {
     pub(crate) n: usize,
     pub(crate) tally: Tally,
     pub(crate) reached: Durability,
-    /// The bucket stood in for too few replicas: when, milliseconds since 1970.
-    pub(crate) degraded: Option<u64>,
+    pub(crate) degraded: Option<Degraded>,
 }
 
 /// Why a write was not acknowledged.

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use tokio::time::Instant;
+
 use cartwheel_core::clock::Dot;
 use cartwheel_core::container::Container;
 use cartwheel_core::names::NodeId;
@@ -12,7 +14,7 @@ use cartwheel_core::wire::Precondition;
 
 use super::{Short, Unwritten, Write, Written};
 use crate::Shared;
-use crate::coordinate::bucket_until;
+use crate::coordinate::{Degraded, bucket_until};
 use crate::last_resort::LastResortError;
 use crate::problem::Problem;
 
@@ -22,6 +24,7 @@ pub(super) async fn to_bucket(shared: &Shared, write: &Write, short: Short) -> R
         let problem = Problem::quorum_missed(short.missed, short.late);
         return Err(Unwritten::Problem(problem.applied(short.applied)));
     }
+    let asked = Instant::now();
     let (dot, record) = match &short.minted {
         // Minted already, by a node that could not bring it to enough others: the same version, not another one.
         Some(minted) => match Record::decode(&minted.delta) {
@@ -46,7 +49,7 @@ pub(super) async fn to_bucket(shared: &Shared, write: &Write, short: Short) -> R
                 n: short.n,
                 tally: short.tally,
                 reached: Durability::Bucket,
-                degraded: Some(shared.seams.clock.now_ms()),
+                degraded: Some(Degraded { as_of_ms: shared.seams.clock.now_ms(), took: asked.elapsed() }),
             })
         }
         Err(error) => Err(failed(short, &error)),
