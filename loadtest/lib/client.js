@@ -85,17 +85,31 @@ function sharedSiblings(response) {
   return values;
 }
 
+/** All that is to be known of an answer that nobody expected, in a line. */
+function tell(method, url, response) {
+  const took = Math.round(response.timings.duration);
+  const by = header(response, 'X-Served-By') || 'nobody';
+  const said = response.status === 0 ? response.error : String(response.body).replace(/\s+/g, ' ').slice(0, 400);
+  console.error(`${new Date().toISOString()} ${method} ${url}: ${response.status} from ${by} after ${took} ms: ${said}`);
+}
+
 /** Requests about the keys of one namespace. */
 export class Store {
-  /** `tags` gives the tags of a moment: the slice of the run, the phase. */
-  constructor(namespace, tags = () => ({})) {
+  /**
+   * `tags` gives the tags of a moment: the slice of the run, the phase. `told`: print each unexpected answer.
+   * `durability`: what writes ask for, if not the namespace's.
+   */
+  constructor(namespace, tags = () => ({}), { told = false, durability = null } = {}) {
     this.namespace = namespace;
     this.tags = tags;
+    this.told = told;
+    this.query = durability ? `?durability=${durability}` : '';
   }
 
   request(method, key, op, body, more, missing) {
     const path = encodeURIComponent(key);
-    const response = http.request(method, `${gateway()}/v1/kv/${this.namespace}/${path}`, body, {
+    const url = `${gateway()}/v1/kv/${this.namespace}/${path}${method === 'GET' ? '' : this.query}`;
+    const response = http.request(method, url, body, {
       headers: headers(more),
       timeout: TIMEOUT,
       responseCallback: missing ? foundOrNot : found,
@@ -116,6 +130,8 @@ export class Store {
     } else {
       const kind = `errors_${kindOf(response)}`;
       (errors[kind] || errors.errors_other).add(1);
+      if (status >= 500) count.server_errors.add(1);
+      if (this.told) tell(method, url, response);
     }
     check(response, { 'the answer is one of those expected': () => ok });
     return { ok, status, response, clock: header(response, 'Vector-Clock'), degraded };

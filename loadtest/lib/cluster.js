@@ -76,3 +76,26 @@ export function after(data) {
   gauge.cache_hits.add(Math.max(0, now.hits - data.counts.hits));
   gauge.cache_misses.add(Math.max(0, now.misses - data.counts.misses));
 }
+
+/** Which process is behind each storage node, and when each gateway behind the load balancer began. */
+export function processes() {
+  const gateways = new Set();
+  // In turn, as the balancer goes round; twice, as it also goes round for others.
+  for (let turn = 0; turn < 2 * run.gatewayCount; turn += 1) {
+    const tags = { op: 'status', name: 'GET /metrics' };
+    const answer = http.request('GET', `${run.gateways[0]}/metrics`, null, { headers: headers(), timeout: '20s', tags });
+    const began = String(answer.body).match(/^process_start_time_seconds ([\d.e+]+)$/m);
+    if (answer.status !== 200 || !began) throw new Error(`${run.gateways[0]}/metrics: ${answer.status}, no start time`);
+    gateways.add(began[1]);
+  }
+  const nodes = Object.fromEntries(ask().members.map(({ id, incarnation }) => [id, incarnation]));
+  return { nodes, gateways: Array.from(gateways) };
+}
+
+/** Counts the processes that are not those of `before` any more. */
+export function countRestarts(before) {
+  const { nodes, gateways } = processes();
+  const other = Object.keys(before.nodes).filter((id) => nodes[id] && nodes[id] !== before.nodes[id]);
+  gauge.restarted_nodes.add(other.length);
+  gauge.restarted_gateways.add(gateways.filter((began) => !before.gateways.includes(began)).length);
+}

@@ -6,8 +6,9 @@ cluster_dir=
 cluster_binary=
 cluster_base=
 cluster_nodes=0
+cluster_gateways=0
 cluster_urls=
-declare -a cluster_pids=() node_pids=() node_flags=()
+declare -a cluster_pids=() node_pids=() node_flags=() gateway_pids=() gateway_flags=()
 
 port_is_free() {
   ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
@@ -34,6 +35,32 @@ start_node() {
     --listen "127.0.0.1:$((cluster_base + $1))" --data-dir "$cluster_dir/node-$1" \
     ${node_flags[@]+"${node_flags[@]}"} >>"$cluster_dir/node-$1.log" 2>&1 &
   node_pids[$1]=$!
+}
+
+# start_gateway NUMBER: gateway 1, 2, …
+start_gateway() {
+  "$cluster_binary" gateway --bucket s3://loadtest/run --listen "127.0.0.1:$((cluster_base + 29 + $1))" \
+    ${gateway_flags[@]+"${gateway_flags[@]}"} >>"$cluster_dir/gateway-$1.log" 2>&1 &
+  gateway_pids[$1]=$!
+}
+
+# end_process NAME PID SIGNAL: waits up to a minute for its end; by TERM it must end in good order, with status 0.
+end_process() {
+  local name=$1 pid=$2 signal=$3 tries status=0
+  kill -s "$signal" "$pid" 2>/dev/null || { echo "$name is not there any more" >&2; return 1; }
+  for ((tries = 0; tries < 1200; tries++)); do
+    kill -0 "$pid" 2>/dev/null || break
+    sleep 0.05
+  done
+  if kill -0 "$pid" 2>/dev/null; then
+    echo "$name goes on a minute after SIG$signal" >&2
+    return 1
+  fi
+  wait "$pid" 2>/dev/null || status=$?
+  if [ "$signal" = TERM ] && [ "$status" != 0 ]; then
+    echo "$name ended with status $status after SIGTERM" >&2
+    return 1
+  fi
 }
 
 # kill_node NUMBER: kill -9, as a power cut would.
@@ -73,10 +100,11 @@ is_whole() {
   [ "$there" = "$cluster_nodes" ]
 }
 
-# start_cluster BINARY DIRECTORY NODES GATEWAYS; storage nodes also get node_flags. Sets cluster_urls.
+# start_cluster BINARY DIRECTORY NODES GATEWAYS; storage nodes also get node_flags, gateways gateway_flags.
+# Sets cluster_urls.
 start_cluster() {
-  cluster_binary=$1 cluster_dir=$2 cluster_nodes=$3
-  local gateways=$4 at port
+  cluster_binary=$1 cluster_dir=$2 cluster_nodes=$3 cluster_gateways=$4
+  local at
   cluster_base=$(free_ports) || return 1
   mkdir -p "$cluster_dir"
   export AWS_ACCESS_KEY_ID=loadtest AWS_SECRET_ACCESS_KEY=loadtest-secret AWS_REGION=us-east-1
@@ -86,12 +114,9 @@ start_cluster() {
   cluster_pids+=("$!")
   until_true 'no bucket' make_bucket || return 1
   for ((at = 1; at <= cluster_nodes; at++)); do start_node "$at"; done
-  for ((at = 1; at <= gateways; at++)); do
-    port=$((cluster_base + 29 + at))
-    "$cluster_binary" gateway --bucket s3://loadtest/run --listen "127.0.0.1:$port" \
-      >>"$cluster_dir/gateway-$at.log" 2>&1 &
-    cluster_pids+=("$!")
-    cluster_urls=${cluster_urls:+$cluster_urls,}http://127.0.0.1:$port
+  for ((at = 1; at <= cluster_gateways; at++)); do
+    start_gateway "$at"
+    cluster_urls=${cluster_urls:+$cluster_urls,}http://127.0.0.1:$((cluster_base + 29 + at))
   done
   local url
   for url in ${cluster_urls//,/ }; do
@@ -102,12 +127,13 @@ start_cluster() {
 
 # Ends every process that was started here. Nothing is to be kept, so none need to be asked politely.
 stop_cluster() {
-  local pid
-  for pid in ${node_pids[@]+"${node_pids[@]}"} ${cluster_pids[@]+"${cluster_pids[@]}"}; do
+  local pid all
+  all=(${node_pids[@]+"${node_pids[@]}"} ${gateway_pids[@]+"${gateway_pids[@]}"} ${cluster_pids[@]+"${cluster_pids[@]}"})
+  for pid in ${all[@]+"${all[@]}"}; do
     kill -9 "$pid" 2>/dev/null || true
   done
-  for pid in ${node_pids[@]+"${node_pids[@]}"} ${cluster_pids[@]+"${cluster_pids[@]}"}; do
+  for pid in ${all[@]+"${all[@]}"}; do
     wait "$pid" 2>/dev/null || true
   done
-  node_pids=() cluster_pids=()
+  node_pids=() gateway_pids=() cluster_pids=()
 }

@@ -36,6 +36,11 @@ polyline { fill: none; stroke-width: 2; } .c1 { stroke: var(--b1); } .c2 { strok
 .key i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 6px; vertical-align: -1px; }
 `;
 
+const PHASES = {
+  failover: 'before: all nodes live. detect: nodes are killed, and the gateways find out. down: they are known to be dead. back: they start again. after: they count again.',
+  rolling: 'before: nothing happens. nodes: storage nodes are restarted, one after the other. gateways: so are the gateways, behind the load balancer. after: all have been.',
+};
+
 function legend(entries) {
   return `<div class="key">${entries.map(([colour, name]) => `<span><i style="background:var(${colour})"></i>${name}</span>`).join('')}</div>`;
 }
@@ -94,8 +99,7 @@ export function page(model) {
     parts.push(section('By operation', ranges(model.operations) + key + latencies(model.operations, 'operation')));
   }
   if (model.phases.length > 0) {
-    const about = 'before: all nodes live. detect: nodes are killed, and the gateways find out. down: they are known to be dead. back: they start again. after: they count again.';
-    parts.push(section('By phase', latencies(model.phases, 'phase'), about));
+    parts.push(section('By phase', latencies(model.phases, 'phase'), PHASES[facts.scenario]));
   }
   if (model.server.length > 0) {
     parts.push(section('Where the time went', latencies(model.server, 'Server-Timing').replace('>requests<', '>answers<'), 'As the gateway says in its answers.'));

@@ -14,6 +14,7 @@ const counters = {
   degraded_answers: 'answers that came from the bucket for lack of replicas',
   fallback_answers: 'answers that counted a stand-in for a home',
   wrong_values: 'values that belong to another key: must be 0',
+  server_errors: 'answers with a status of 500 or above',
 };
 
 const kinds = {
@@ -31,6 +32,8 @@ const gauges = {
   offered_rate: 'iterations per second asked for at the last moment',
   cluster_nodes: 'storage nodes',
   cluster_reachable: 'of these, in reach at the end',
+  restarted_nodes: 'storage nodes that are not the process any more that they were before the run',
+  restarted_gateways: 'gateways that began during the run',
   cluster_keys: 'keys on all nodes at the end, each replica counted',
   hints_left: 'hints still kept for other nodes at the end',
   unflushed_bytes: 'bytes that wait for the bucket at the end',

@@ -50,9 +50,9 @@ export function belongs(key, answer) {
 
 /** The traffic of `load`, `stress`, `spike`, `soak` and `breakpoint`: one operation on one key. */
 export class Mix {
-  constructor(plan, namespace, tags) {
+  constructor(plan, namespace, tags, options) {
     this.spec = plan.spec;
-    this.store = new Store(namespace, tags || (() => sliceOf(plan.total)));
+    this.store = new Store(namespace, tags || (() => sliceOf(plan.total)), options);
     this.draw = () => below(this.spec.keys);
   }
 

@@ -11,6 +11,9 @@ export const run = {
   trace: __ENV.LOADTEST_TRACE === '1',
   tool: __ENV.LOADTEST_K6_VERSION || 'k6',
   header: __ENV.LOADTEST_HEADER || '',
+  /** How many storage nodes and gateways `run.sh` started. */
+  nodes: Number(__ENV.LOADTEST_NODES || 5),
+  gatewayCount: Number(__ENV.LOADTEST_GATEWAY_COUNT || 2),
 };
 
 /** How many columns the charts over time have. */
