@@ -1,6 +1,7 @@
 //! `/v1/kv/{namespace}/{key}`: the four methods, from request to answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -28,6 +29,9 @@ use crate::request::{
 };
 use crate::settings::Settings;
 
+/// How long requests wait for a gateway that does not know the ring yet, and no longer than any may take.
+const RING_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Answers one data request.
 pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Response<Body> {
     let arrived = Instant::now();
@@ -51,9 +55,18 @@ struct Common {
     context: Option<Clock>,
 }
 
+/// A gateway that has just started knows the ring in a moment: requests that are there already wait for it.
+async fn await_ring(shared: &Shared) {
+    if shared.follower.view().is_none() {
+        let patience = RING_PATIENCE.min(shared.config.deadline);
+        let _ = tokio::time::timeout(patience, shared.follower.at_least(1)).await;
+    }
+}
+
 async fn common(shared: &Shared, parts: &Parts, operation: Operation) -> Result<Common, Problem> {
     check_host(parts.version, &parts.headers)?;
     let (namespace, key) = parse_path(&parts.uri)?;
+    await_ring(shared).await;
     let view = usable_view(shared)?;
     let n = view.document.replicas;
     let query = Query::parse(&parts.uri, operation, n as usize, shared.config.deadline)?;

@@ -1,9 +1,10 @@
 //! The contract for data requests, row by row: statuses, headers, forms.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
-use cartwheel_bucket::{Faults, list_all};
+use cartwheel_bucket::{CERTAIN, Faults, OperationFaults, list_all};
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -405,6 +406,17 @@ async fn the_clock_of_a_read_is_a_floor_under_the_answer() {
     assert_eq!((read.text(), read.must("stale")), ("old", "?1"), "said, as nobody else can be asked");
     let read = client.get("carts/alice").query("r=1").seen(&old).gives(200).await;
     assert_eq!((read.text(), read.header("stale")), ("old", None), "this floor is covered");
+}
+
+/// Behind a balancer that has not noticed a restart: what comes before the ring is known waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_has_just_started_answers_once_it_knows_the_ring() {
+    let mut cluster = Cluster::nodes(3).store(Kind::Faulty(1)).start().await;
+    let list = OperationFaults { slow: CERTAIN, ..OperationFaults::default() };
+    cluster.faults().set(Faults { list, slow_by: Duration::from_millis(300), ..Faults::default() });
+    cluster.start_gateway().await;
+    cluster.gateway(1).put("carts/alice", "milk").gives(204).await;
+    assert_eq!(cluster.gateway(0).get("carts/alice").gives(200).await.text(), "milk");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
