@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use tokio::time::Instant;
 
 use cartwheel_core::clock::Clock;
@@ -29,7 +29,7 @@ use crate::request::{
 };
 use crate::settings::Settings;
 
-/// How long requests wait for a gateway that does not know the ring yet, and no longer than any may take.
+/// How long requests wait at most where the ring is not known yet.
 const RING_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Answers one data request.
@@ -55,21 +55,28 @@ struct Common {
     context: Option<Clock>,
 }
 
-/// A gateway that has just started knows the ring in a moment: requests that are there already wait for it.
-async fn await_ring(shared: &Shared) {
-    if shared.follower.view().is_none() {
-        let patience = RING_PATIENCE.min(shared.config.deadline);
-        let _ = tokio::time::timeout(patience, shared.follower.at_least(1)).await;
+/// A gateway that has just started knows the ring in a moment: requests that are there already wait for it, for half of
+/// their time at most. Returns for how long.
+async fn await_ring(shared: &Shared, uri: &Uri, operation: Operation) -> Result<Duration, Problem> {
+    if shared.follower.view().is_some() {
+        return Ok(Duration::ZERO);
     }
+    // How many replicas there are is not known yet.
+    let query = Query::parse(uri, operation, usize::MAX, shared.config.deadline)?;
+    let began = Instant::now();
+    let patience = RING_PATIENCE.min(query.deadline / 2);
+    let _ = tokio::time::timeout(patience, shared.follower.at_least(1)).await;
+    Ok(began.elapsed())
 }
 
 async fn common(shared: &Shared, parts: &Parts, operation: Operation) -> Result<Common, Problem> {
     check_host(parts.version, &parts.headers)?;
     let (namespace, key) = parse_path(&parts.uri)?;
-    await_ring(shared).await;
+    let waited = await_ring(shared, &parts.uri, operation).await?;
     let view = usable_view(shared)?;
     let n = view.document.replicas;
-    let query = Query::parse(&parts.uri, operation, n as usize, shared.config.deadline)?;
+    let mut query = Query::parse(&parts.uri, operation, n as usize, shared.config.deadline)?;
+    query.deadline = query.deadline.saturating_sub(waited);
     let context = parse_clock(&parts.headers, &shared.clock_key, &namespace, &key)?;
     let hash = KeyHash::of(view.document.hash_seed, &namespace, &key);
     // Half of the time is left for the replicas.
