@@ -85,10 +85,14 @@ impl GatewayWatch {
         let mut found = Partitions { reachable: 0, unreachable: 0 };
         let Some(view) = shared.follower.view() else { return Some(found) };
         let ring = &view.current;
+        // Where nobody answers, nobody says either that the others are dead.
         let alive: Vec<bool> = ring
             .members()
             .iter()
-            .map(|member| shared.gossip.liveness(&member.id) == Liveness::Alive)
+            .map(|member| {
+                shared.gossip.liveness(&member.id) == Liveness::Alive
+                    && !shared.peers.is_down(&member.address)
+            })
             .collect();
         let most = ring.replicas() / 2 + 1;
         for partition in 0..ring.partitions() {

@@ -20,6 +20,10 @@ const BEAT: Duration = Duration::from_millis(100);
 /// which anybody gives up on a node that does not answer.
 const PAUSE: Duration = Duration::from_millis(600);
 
+/// A node that has counted for so long is likely to go on: longer than anybody pauses before trying again to reach a node
+/// that was down.
+const SETTLED: Duration = Duration::from_secs(3);
+
 /// The standing of this node.
 #[derive(Debug)]
 pub(crate) struct Stand {
@@ -30,6 +34,8 @@ pub(crate) struct Stand {
     wished: AtomicU64,
     /// How often it has caught up.
     rounds: AtomicU64,
+    /// Since when it has counted; `None` while it does not.
+    since: Mutex<Option<Instant>>,
     wake: Notify,
     /// Rung when a round ends.
     ended: Notify,
@@ -52,6 +58,7 @@ impl Stand {
             asked: Mutex::new(1),
             wished: AtomicU64::new(0),
             rounds: AtomicU64::new(0),
+            since: Mutex::new((!strict).then(Instant::now)),
             wake: Notify::new(),
             ended: Notify::new(),
             beat: Mutex::new(Instant::now()),
@@ -101,6 +108,7 @@ impl Stand {
             *asked += 1;
             if self.strict {
                 self.level.store(Standing::Returning as u8, Ordering::Release);
+                *self.since.lock() = None;
             }
         }
         self.wake.notify_one();
@@ -148,6 +156,7 @@ impl Stand {
                 return false;
             }
             self.level.store(Standing::Counting as u8, Ordering::Release);
+            self.since.lock().get_or_insert_with(Instant::now);
         }
         self.rounds.fetch_add(1, Ordering::AcqRel);
         self.ended.notify_waiters();
@@ -168,6 +177,12 @@ impl Stand {
             }
             ended.await;
         }
+    }
+
+    /// Has it counted for a while? Others may need that long to see that it is back, and have left something for it
+    /// meanwhile, so that it has to catch up once more.
+    pub(crate) fn is_settled(&self, now: Instant) -> bool {
+        self.since.lock().is_some_and(|since| now.saturating_duration_since(since) >= SETTLED)
     }
 
     /// Partitions that it can't vote on yet.

@@ -258,7 +258,9 @@ async fn with_every_storage_node_dead_the_bucket_takes_writes_and_answers_reads(
         one.put(key, "before").query("durability=bucket").gives(204).await;
     }
     one.put("carts/disk", "on disks only").gives(204).await;
+    until("every partition has a quorum", || async { (cluster.quorums(0) == 64).then_some(()) }).await;
     lose_all_nodes(&mut cluster).await;
+    until("the gateway shows that none has", || async { (cluster.quorums(0) == 0).then_some(()) }).await;
 
     // Read, modify and write, twice, through one gateway.
     for value in ["during", "later"] {

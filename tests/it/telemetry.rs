@@ -301,7 +301,11 @@ async fn a_process_that_drains_says_so_and_goes_on_serving() {
     let gateway = processes.gateway();
     for (at, why) in [(0, "the node is shutting down"), (NODES, "the gateway is shutting down")] {
         let client = processes.client(at);
-        assert_eq!(client.path(Method::GET, "/readyz").gives(200).await.text(), "ready\n");
+        until("it is ready", || async {
+            let answer = client.path(Method::GET, "/readyz").send().await;
+            (answer.status == 200).then(|| assert_eq!(answer.text(), "ready\n"))
+        })
+        .await;
         processes.running[at].as_ref().unwrap().terminate();
         let answer = until("it is not ready any more", || async {
             let answer = client.path(Method::GET, "/readyz").send().await;

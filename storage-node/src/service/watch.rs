@@ -23,6 +23,9 @@ impl Service {
         match parts.stand.at(Instant::now()) {
             Standing::Returning => Err("the node was away and has yet to catch up (standing: returning)"),
             Standing::Absorbing => Err("the node is catching up (standing: absorbing)"),
+            Standing::Counting if !parts.stand.is_settled(Instant::now()) => {
+                Err("the node counts, but has not done so for three seconds yet (standing: counting)")
+            }
             Standing::Counting => Ok(()),
         }
     }

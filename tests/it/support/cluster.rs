@@ -207,6 +207,11 @@ impl Cluster {
         Client::new(self.gateways[number].address())
     }
 
+    /// How many partitions have a quorum, as a gateway shows it in its metrics.
+    pub(crate) fn quorums(&self, gateway: usize) -> u64 {
+        self.gateways[gateway].watch().partitions().unwrap().reachable
+    }
+
     /// A bucket client of its own.
     pub(crate) async fn bucket(&self) -> SharedBucket {
         self.store.connect().await
