@@ -15,7 +15,7 @@ pub(crate) use cluster::Cluster;
 pub(crate) use http::{Answer, Client};
 
 /// How long anything that a test waits for may take. Reached only by a test that fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(15);
 
