@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +39,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_secs(30);
 /// How often to list pins that earlier processes of this node may have left.
 const LIST: Duration = Duration::from_secs(600);
+/// When to list them once more after the first time, and after a pin of which it is not known whether it stands: what
+/// was on its way into the bucket may have come to stand since.
+const LIST_AGAIN: Duration = Duration::from_secs(60);
 
 /// What was borrowed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -132,6 +136,8 @@ pub(crate) struct Borrower {
     unsafe_no_cas: bool,
     /// All pins that this node may have. Locked while something is borrowed, so that nothing is let go of meanwhile.
     pins: Mutex<Vec<Held>>,
+    /// A pin was put lately, and it is not known whether it stands.
+    astray: AtomicBool,
 }
 
 /// What a borrower is made of.
@@ -167,7 +173,8 @@ impl Borrower {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { engine, ledger, bucket, seams, me, hash_seed, pace, compact, unsafe_no_cas } = parts;
         let pins = Mutex::default();
-        Self { engine, ledger, bucket, seams, me, hash_seed, pace, compact, unsafe_no_cas, pins }
+        let astray = AtomicBool::new(false);
+        Self { engine, ledger, bucket, seams, me, hash_seed, pace, compact, unsafe_no_cas, pins, astray }
     }
 
     /// Borrows what `owner` has in the bucket of these ranges, one for each partition. When it returns, the manifest of
@@ -298,7 +305,11 @@ impl Borrower {
         // Noted before they are put: whatever becomes of this, they are let go of in the end.
         let (since, before) = (self.ledger.named().written, held.len());
         held.extend(pins.iter().map(|(owner, pin)| Held { owner: owner.clone(), pin: pin.clone(), since }));
-        let pinned = pin_all(&*self.bucket, of, &pins).await?;
+        let pinned = pin_all(&*self.bucket, of, &pins).await;
+        if pinned.is_err() {
+            self.astray.store(true, Ordering::Relaxed);
+        }
+        let pinned = pinned?;
         if !pinned {
             held.truncate(before);
         }
@@ -397,13 +408,17 @@ impl Borrower {
 
     /// Lets go of pins as soon as no manifest needs them, until the process ends. `members` gives the nodes of the ring.
     pub(crate) async fn run(self: Arc<Self>, members: impl Fn() -> Vec<NodeId>) {
-        let mut listed: Option<Instant> = None;
+        let (mut next, mut pause) = (Instant::now(), LIST_AGAIN);
         loop {
-            if listed.is_none_or(|at| at.elapsed() >= LIST) {
+            if self.astray.swap(false, Ordering::Relaxed) {
+                next = next.min(Instant::now() + LIST_AGAIN);
+            }
+            if Instant::now() >= next {
                 let members = members();
                 match self.find_pins(&members).await {
                     // Before the ring is known there is nowhere to look.
-                    Ok(()) => listed = (!members.is_empty()).then(Instant::now),
+                    Ok(()) if members.is_empty() => {}
+                    Ok(()) => (next, pause) = (Instant::now() + pause, LIST),
                     Err(error) => tracing::warn!(%error, "can't look for pins yet"),
                 }
             }

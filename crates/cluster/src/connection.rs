@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use cartwheel_core::frame::{Frame, FrameKind, FrameVersion};
+use cartwheel_core::frame::{Correlation, Frame, FrameKind, FrameVersion, MAX_IN_FLIGHT};
 use cartwheel_core::trace::TraceContext;
 use cartwheel_core::wire::Pieces;
 
@@ -19,9 +19,6 @@ use crate::detector::{End, Signs, TICK, Verdict, Watch, is_fresh, smooth};
 use crate::outbox::Outbox;
 use crate::read_buffer::make_room;
 use crate::seams::Stream;
-
-/// Calls in flight on one connection.
-const MAX_IN_FLIGHT: usize = 8192;
 
 /// Why a call brought no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -60,9 +57,10 @@ struct Pending {
     expires: Instant,
 }
 
-/// Calls in flight. A correlation is a slot and the slot's generation, so that a late answer finds nobody.
+/// Calls in flight, by their [`Correlation`].
 #[derive(Debug, Default)]
 struct InFlight {
+    /// The turn of each, and its call.
     slots: Vec<(u32, Option<Pending>)>,
     free: Vec<u32>,
     ended: Option<End>,
@@ -84,15 +82,12 @@ impl InFlight {
         let entry = &mut self.slots[slot as usize];
         entry.0 = entry.0.wrapping_add(1);
         entry.1 = Some(pending);
-        Ok(u64::from(entry.0) << 32 | u64::from(slot))
+        Ok(Correlation { slot, turn: entry.0 }.to_u64())
     }
 
     fn take(&mut self, correlation: u64) -> Option<Pending> {
-        let slot = u32::try_from(correlation & u64::from(u32::MAX)).ok()?;
-        let entry = self.slots.get_mut(slot as usize)?;
-        if u64::from(entry.0) != correlation >> 32 {
-            return None;
-        }
+        let Correlation { slot, turn } = Correlation::from_u64(correlation);
+        let entry = self.slots.get_mut(slot as usize).filter(|entry| entry.0 == turn)?;
         let pending = entry.1.take()?;
         self.free.push(slot);
         Some(pending)

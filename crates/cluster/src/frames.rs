@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::Instant;
 
 use cartwheel_core::codec::DecodeError;
-use cartwheel_core::frame::{Frame, FrameKind, FrameVersion};
+use cartwheel_core::frame::{CallsHeard, Correlation, Frame, FrameKind, FrameVersion, MAX_IN_FLIGHT};
 use cartwheel_core::trace::TraceContext;
 use cartwheel_core::wire::{Answer, Pieces, Refusal, Reply};
 
@@ -20,8 +20,6 @@ use crate::read_buffer::make_room;
 use crate::seams::Stream;
 use crate::secret::NodeToken;
 
-/// Calls of one connection that may be unanswered.
-const MAX_IN_FLIGHT: usize = 8192;
 /// A caller that has not even pinged for so long is gone.
 const SILENCE: Duration = Duration::from_secs(15);
 
@@ -155,10 +153,11 @@ async fn read<H: Handler>(
     serving: &Arc<Serving>,
     handler: &H,
 ) {
+    let mut heard = CallsHeard::default();
     loop {
         loop {
             match Frame::take(&mut buffer) {
-                Ok(Some(frame)) => match arrived(frame, serving, handler) {
+                Ok(Some(frame)) => match arrived(frame, &mut heard, serving, handler) {
                     Ok(()) => {}
                     Err(error) => {
                         tracing::warn!(%error, "a caller sent a call that can't be; closing its connection");
@@ -180,7 +179,12 @@ async fn read<H: Handler>(
     }
 }
 
-fn arrived<H: Handler>(mut frame: Frame, serving: &Arc<Serving>, handler: &H) -> Result<(), DecodeError> {
+fn arrived<H: Handler>(
+    mut frame: Frame,
+    heard: &mut CallsHeard,
+    serving: &Arc<Serving>,
+    handler: &H,
+) -> Result<(), DecodeError> {
     match frame.kind {
         FrameKind::Call | FrameKind::TracedCall => {
             let trace = match frame.kind {
@@ -190,6 +194,10 @@ fn arrived<H: Handler>(mut frame: Frame, serving: &Arc<Serving>, handler: &H) ->
                 FrameKind::TracedCall => Some(TraceContext::take(&mut frame.head)?),
                 _ => None,
             };
+            if !heard.is_new(Correlation::from_u64(frame.correlation))? {
+                tracing::warn!("a call came twice; the second is passed over");
+                return Ok(());
+            }
             let before = serving.in_flight.fetch_add(1, Ordering::Relaxed);
             let reply = ReplyHandle { connection: Arc::clone(serving), correlation: frame.correlation };
             if before >= MAX_IN_FLIGHT {

@@ -3,8 +3,8 @@
 //! ```text
 //! u32 length of the rest | u32 checksum of the rest after it | u8 kind | u64 correlation | u32 deadline_ms | payload
 //! ```
-//! All numbers little endian. `correlation` pairs an answer with its call; `deadline_ms` is the time that the
-//! caller will still wait (0 in answers).
+//! All numbers little endian. `correlation` pairs an answer with its call ([`Correlation`]); `deadline_ms` is the time
+//! that the caller will still wait (0 in answers).
 //!
 //! Whoever opens a connection names the versions of frames that it speaks in `Upgrade`, the newest first; the other
 //! end takes the newest that it knows too, and says which. So processes of two versions work together, and a cluster
@@ -65,6 +65,62 @@ impl FrameVersion {
 pub const HEADER_BYTES: usize = 21;
 /// Longest payload: a record with all the siblings that concurrent minters may give it, and pages of a scan.
 pub const MAX_PAYLOAD_BYTES: usize = 256 * 1024 * 1024;
+/// Calls that a connection may have in flight; [`Correlation`]'s slots are below it.
+pub const MAX_IN_FLIGHT: usize = 8192;
+
+/// Pairs an answer with its call: a slot of the caller's, and the turn of that slot, which grows by one with each call
+/// and wraps. So an answer that comes too late finds nobody, and a call that comes twice is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Correlation {
+    /// Which slot, below [`MAX_IN_FLIGHT`].
+    pub slot: u32,
+    /// Which call of the slot.
+    pub turn: u32,
+}
+
+impl Correlation {
+    /// As it lies in a frame.
+    #[must_use]
+    pub fn to_u64(self) -> u64 {
+        u64::from(self.turn) << 32 | u64::from(self.slot)
+    }
+
+    /// As it lay in a frame.
+    #[must_use]
+    pub fn from_u64(n: u64) -> Self {
+        let [a, b, c, d, e, f, g, h] = n.to_le_bytes();
+        Self { slot: u32::from_le_bytes([a, b, c, d]), turn: u32::from_le_bytes([e, f, g, h]) }
+    }
+}
+
+/// The calls that came over one connection, by the last turn of each slot.
+///
+/// A stream delivers each frame once; whatever lies between two machines and sends one again must not have a write made
+/// that was refused when it came the first time, and answered so.
+#[derive(Debug, Default)]
+pub struct CallsHeard(Vec<Option<u32>>);
+
+impl CallsHeard {
+    /// Notes a call; `false` if it, or a later one of its slot, has come before.
+    ///
+    /// # Errors
+    /// [`DecodeError::Malformed`]: there is no such slot.
+    pub fn is_new(&mut self, call: Correlation) -> Result<bool, DecodeError> {
+        let slot = call.slot as usize;
+        if slot >= MAX_IN_FLIGHT {
+            return Err(DecodeError::Malformed("correlation"));
+        }
+        if self.0.len() <= slot {
+            self.0.resize(slot + 1, None);
+        }
+        let last = &mut self.0[slot];
+        let is_new = last.is_none_or(|last| (1..1 << 31).contains(&call.turn.wrapping_sub(last)));
+        if is_new {
+            *last = Some(call.turn);
+        }
+        Ok(is_new)
+    }
+}
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +151,7 @@ impl FrameKind {
 pub struct Frame {
     /// What it is.
     pub kind: FrameKind,
-    /// Pairs an answer with its call.
+    /// Pairs an answer with its call: a [`Correlation`].
     pub correlation: u64,
     /// How long the caller will still wait, in milliseconds.
     pub deadline_ms: u32,
@@ -204,6 +260,29 @@ mod tests {
         let context = crate::trace::TraceContext::new([0x11; 16], [0x22; 8], 1).unwrap();
         let traced = Frame { kind: FrameKind::TracedCall, head: context.before(b"head"), ..frame() };
         crate::golden::check("frame-v2.bin", &bytes(&traced));
+    }
+
+    #[test]
+    fn a_call_that_comes_again_is_known_also_when_its_slot_has_had_others() {
+        let mut heard = CallsHeard::default();
+        let mut is_new = |slot, turn| heard.is_new(Correlation { slot, turn });
+        for (slot, turn, new) in [
+            (0, 1, true),
+            (0, 1, false),
+            (7, 1, true),
+            (0, 2, true),
+            (0, 1, false),
+            (7, 1, false),
+            (3, u32::MAX, true),
+            (3, 0, true),
+            (3, u32::MAX, false),
+        ] {
+            assert_eq!(is_new(slot, turn), Ok(new), "turn {turn} of slot {slot}");
+        }
+        let beyond = u32::try_from(MAX_IN_FLIGHT).unwrap();
+        assert_eq!(is_new(beyond, 1), Err(DecodeError::Malformed("correlation")));
+        let call = Correlation { slot: 5, turn: 9 };
+        assert_eq!(Correlation::from_u64(call.to_u64()), call);
     }
 
     #[test]

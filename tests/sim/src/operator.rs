@@ -176,16 +176,22 @@ impl Operator {
         if !done {
             return false;
         }
-        let settled = self.settled(&mut after).await;
-        self.scene.place.doom.set(Vec::new());
-        self.end(trouble).await;
-        let Some(ring) = settled else { return false };
-        let found = members(&ring);
-        if !after.contains(&found) {
-            self.violate(&format!("{deed:?} came to {found:?}, and not to one of {after:?}"));
+        let mut trouble = Some(trouble);
+        loop {
+            let settled = self.settled(&mut after).await;
+            self.scene.place.doom.set(Vec::new());
+            if let Some(trouble) = trouble.take() {
+                self.end(trouble).await;
+            }
+            let Some(ring) = settled else { return false };
+            let found = members(&ring);
+            if !after.contains(&found) {
+                self.violate(&format!("{deed:?} came to {found:?}, and not to one of {after:?}"));
+            }
+            if self.switch_off(&found).await {
+                return true;
+            }
         }
-        self.switch_off(&found).await;
-        true
     }
 
     /// Traps, and hosts that do not reach each other or the bucket for a while.
@@ -472,8 +478,9 @@ impl Operator {
         }
     }
 
-    /// Processes that are no members are switched off, as people do.
-    async fn switch_off(&mut self, found: &Members) {
+    /// Processes that are no members are switched off, as people do; `false` if one has joined at that moment, and runs
+    /// again.
+    async fn switch_off(&mut self, found: &Members) -> bool {
         let on = *self.scene.on.lock();
         let gone: Vec<usize> =
             (0..NODES.len()).filter(|n| on[*n] && !found.contains_key(NODES[*n])).collect();
@@ -484,10 +491,11 @@ impl Operator {
         }
         pass(Duration::from_millis(500)).await;
         let ring = self.ring().await;
-        for node in gone {
-            if members(&ring).contains_key(NODES[node]) {
-                self.order(Order::Start(node));
-            }
+        let joined: Vec<usize> =
+            gone.into_iter().filter(|n| members(&ring).contains_key(NODES[*n])).collect();
+        for node in &joined {
+            self.order(Order::Start(*node));
         }
+        joined.is_empty()
     }
 }

@@ -71,7 +71,12 @@ async fn callers_and_nodes_of_different_versions_understand_each_other() {
 
 /// Asks for frames as `offer` says, sends `frames`, and returns what comes back until the node hangs up.
 async fn conversation(newest: FrameVersion, offer: &str, frames: &[Frame]) -> Vec<u8> {
-    let (address, _, _stop) = node(newest).await;
+    converse(newest, offer, frames).await.0
+}
+
+/// The same; and how many calls the node heard.
+async fn converse(newest: FrameVersion, offer: &str, frames: &[Frame]) -> (Vec<u8>, usize) {
+    let (address, calls, _stop) = node(newest).await;
     let token = secret().node_token().header();
     let request = format!(
         "GET {FRAMES_PATH} HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: {offer}\r\n\
@@ -91,7 +96,8 @@ async fn conversation(newest: FrameVersion, offer: &str, frames: &[Frame]) -> Ve
         stream.shutdown().await.unwrap();
     }
     while stream.read_buf(&mut heard).await.unwrap_or(0) > 0 {}
-    heard.to_vec()
+    let calls = calls.0.lock().len();
+    (heard.to_vec(), calls)
 }
 
 #[tokio::test]
@@ -119,4 +125,17 @@ async fn frames_of_a_newer_version_than_agreed_on_end_the_connection() {
 fn a_context_of_zeros_is_none() {
     let mut zeros = Bytes::from_static(&[0; 25]);
     assert_eq!(TraceContext::take(&mut zeros), Err(DecodeError::Malformed("trace context")));
+}
+
+#[tokio::test]
+async fn a_call_that_comes_twice_is_handled_once() {
+    let call = |turn| {
+        let correlation = Correlation { slot: 3, turn }.to_u64();
+        Frame { correlation, head: hello().encode().0, ..Frame::bare(FrameKind::Call) }
+    };
+    // The last of them ends the connection.
+    let end = Frame { correlation: u64::MAX, ..call(0) };
+    let frames = [call(1), call(1), call(2), call(1), call(2), end];
+    let (_, calls) = converse(FrameVersion::Two, "cartwheel-frames/2", &frames).await;
+    assert_eq!(calls, 2);
 }

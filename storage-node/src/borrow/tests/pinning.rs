@@ -382,6 +382,36 @@ async fn pins_that_were_left_go_in_the_background() {
     running.abort();
 }
 
+/// A put whose sender has died, or has given it up, may come to stand when the pins were listed already.
+#[tokio::test(start_paused = true)]
+async fn pins_that_land_late_go_within_two_minutes() {
+    let store = Store::new();
+    let _owner = Owner::new(&store).await;
+    let faulty = Arc::new(FaultyBucket::new(store.bucket(), 1));
+    let process = boot(&store, "node-b").await;
+    let borrower =
+        Arc::new(Borrower::new(Parts { bucket: Arc::<FaultyBucket>::clone(&faulty), ..parts(&process) }));
+    let running = tokio::spawn(Arc::clone(&borrower).run(|| vec![node("node-a")]));
+    let land = async |nonce: &str| {
+        pass(Duration::from_secs(5)).await;
+        let objects = BTreeSet::from(["nodes/node-a/c/x/0000000001.seg".to_owned()]);
+        let pin = Pin { holder: node("node-b"), nonce: nonce.to_owned(), objects };
+        let body = serde_json::to_vec(&pin).unwrap();
+        store.memory.put(&pin.object_name(&node("node-a")), body.into()).await.unwrap();
+        pass(Duration::from_secs(115)).await;
+    };
+    land("1").await;
+    assert!(store.objects("pins").await.is_empty(), "an earlier process sent it");
+
+    let refuse = OperationFaults { refuse: CERTAIN, ..OperationFaults::default() };
+    faulty.set(Faults { put: refuse, ..Faults::default() });
+    borrower.borrow(&node("node-a"), &ranges()).await.unwrap_err();
+    faulty.set(Faults::default());
+    land("2").await;
+    assert!(store.objects("pins").await.is_empty(), "this process sent it");
+    running.abort();
+}
+
 /// An owner deletes nothing while there is a pin that it can't read: whoever put it puts it right.
 #[tokio::test(start_paused = true)]
 async fn a_pin_that_is_damaged_is_put_again_by_its_holder() {
