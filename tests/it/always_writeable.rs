@@ -499,19 +499,22 @@ async fn with_two_of_five_nodes_down_no_request_fails_and_the_answers_say_who_st
     for n in 0..100 {
         clients[n % 2].put(&key(n), "before").query("w=all").gives(204).await;
     }
-    let down = [1, 3];
+    let mut homes = Vec::new();
+    for n in 0..100 {
+        homes.push(cluster.homes("spread", &n.to_string()).await);
+    }
+    let up_of = |homes: &[usize], down: [usize; 2]| homes.iter().filter(|home| !down.contains(home)).count();
+    // Some keys have one home up, some two, some all three; where keys lie, the order of the joins decides.
+    let every_case = |down| (1..=3).all(|up| homes.iter().any(|homes| up_of(homes, down) == up));
+    let mut pairs = (0..5).flat_map(|one| (0..one).map(move |other| [other, one]));
+    let down = pairs.find(|&down| every_case(down)).expect("two nodes that leave every case");
     for node in down {
         cluster.kill(node).await;
     }
     for gateway in 0..2 {
         cluster.gateway_reaches(gateway, 3).await;
     }
-    let mut homes_up = Vec::new();
-    for n in 0..100 {
-        let homes = cluster.homes("spread", &n.to_string()).await;
-        homes_up.push(homes.iter().filter(|home| !down.contains(home)).count());
-    }
-    assert!([1, 2, 3].iter().all(|up| homes_up.contains(up)), "every case is there: {homes_up:?}");
+    let homes_up: Vec<usize> = homes.iter().map(|homes| up_of(homes, down)).collect();
     let round = |n: usize| {
         let (writer, reader, up, key) = (&clients[n % 2], &clients[(n + 1) % 2], homes_up[n], key(n));
         async move {

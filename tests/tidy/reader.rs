@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 /// A stand-in for "uses `Instant` of the standard library", however it is imported.
 pub(crate) const STD_INSTANT: &str = "std::time::Instant";
@@ -25,26 +26,40 @@ pub(crate) struct Source {
     pub(crate) tests: String,
 }
 
-/// Every text file, by path from the root.
+/// Every text file, by path from the root: what git has, or would have; without git, all that is there.
 pub(crate) fn texts() -> Vec<Text> {
-    fn walk(directory: &Path, below: &str, found: &mut Vec<Text>) {
-        let mut entries: Vec<_> = fs::read_dir(directory).unwrap().map(|e| e.unwrap()).collect();
-        entries.sort_by_key(fs::DirEntry::file_name);
-        for entry in entries {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = of_git(root).unwrap_or_else(|| all_below(root));
+    paths.sort();
+    let read = |path: String| Some(Text { text: fs::read_to_string(root.join(&path)).ok()?, path });
+    let found: Vec<Text> = paths.into_iter().filter_map(read).collect();
+    assert!(found.len() > 50, "only {} files found: the search is broken", found.len());
+    found
+}
+
+/// The files that git does not ignore; what tools leave beside them is none of ours.
+fn of_git(root: &Path) -> Option<Vec<String>> {
+    let arguments = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+    let listed = Command::new("git").args(arguments).current_dir(root).output().ok()?;
+    let names = String::from_utf8(listed.stdout).ok().filter(|names| !names.is_empty())?;
+    let is_skipped = |path: &str| path.split('/').any(|folder| SKIPPED.contains(&folder));
+    Some(names.split_terminator('\0').filter(|path| !is_skipped(path)).map(str::to_owned).collect())
+}
+
+fn all_below(root: &Path) -> Vec<String> {
+    fn walk(directory: &Path, below: &str, found: &mut Vec<String>) {
+        for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
             let name = entry.file_name().into_string().unwrap();
             let kind = entry.file_type().unwrap();
             if kind.is_dir() && !SKIPPED.contains(&name.as_str()) {
                 walk(&entry.path(), &format!("{below}{name}/"), found);
-            } else if kind.is_file()
-                && let Ok(text) = fs::read_to_string(entry.path())
-            {
-                found.push(Text { path: format!("{below}{name}"), text });
+            } else if kind.is_file() {
+                found.push(format!("{below}{name}"));
             }
         }
     }
     let mut found = Vec::new();
-    walk(Path::new(env!("CARGO_MANIFEST_DIR")), "", &mut found);
-    assert!(found.len() > 50, "only {} files found: the walk is broken", found.len());
+    walk(root, "", &mut found);
     found
 }
 

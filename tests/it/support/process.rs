@@ -1,11 +1,14 @@
 //! Processes of the real binary: started with an environment of their own, killed when the test ends.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use super::in_time;
 use super::store::{ACCESS_KEY, HttpStore, SECRET_KEY};
+
+/// How much of what a process said is shown when its test fails.
+const LAST_LINES: usize = 30;
 
 /// A command line of the binary under test, with nothing of this process's settings.
 pub(crate) fn cartwheel(arguments: &[&str]) -> Command {
@@ -24,16 +27,18 @@ pub(crate) async fn run(arguments: &[&str]) -> Output {
 #[derive(Debug)]
 pub(crate) struct Process {
     name: String,
+    /// What it says.
+    log: PathBuf,
     child: Child,
 }
 
 impl Process {
     /// Starts it; what it says goes to `NAME.log` in `directory`.
     pub(crate) fn start(name: &str, directory: &Path, store: Option<&HttpStore>, arguments: &[&str]) -> Self {
-        let log =
-            File::options().create(true).append(true).open(directory.join(format!("{name}.log"))).unwrap();
+        let log = directory.join(format!("{name}.log"));
         let mut command = cartwheel(arguments);
-        command.stdout(Stdio::null()).stderr(log);
+        command.stdout(Stdio::null());
+        command.stderr(File::options().create(true).append(true).open(&log).unwrap());
         if let Some(store) = store {
             command
                 .env("AWS_ENDPOINT_URL_S3", &store.endpoint)
@@ -41,7 +46,7 @@ impl Process {
                 .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
                 .env("AWS_REGION", "us-east-1");
         }
-        Self { name: name.to_owned(), child: command.spawn().unwrap() }
+        Self { name: name.to_owned(), log, child: command.spawn().unwrap() }
     }
 
     /// SIGKILL.
@@ -72,6 +77,12 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let said = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = said.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+            eprintln!("==== the last that {} said:\n{}", self.name, last.join("\n"));
+        }
         // Not there any more is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
