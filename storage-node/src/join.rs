@@ -26,6 +26,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// And at most, as long as it fails: a change may wait for a process that is started tomorrow.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long after the look before it each look for what is kept for those that are gone begins: who has not heard of
+/// the new ring may go on to leave them something for a while.
+const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(5), Duration::from_secs(60)];
+
 /// What taking part in a change needs.
 pub(crate) struct Joiner {
     pub(crate) me: NodeId,
@@ -46,10 +50,13 @@ impl Joiner {
             let part = async {
                 if !view.document.has_pending_change() {
                     self.give_away.settled(&view);
-                    self.step("let go of what is kept for those that are gone", || {
-                        self.takeover.forget_the_gone(&view)
-                    })
-                    .await;
+                    for pause in LOOKS {
+                        tokio::time::sleep(pause).await;
+                        self.step("let go of what is kept for those that are gone", || {
+                            self.takeover.forget_the_gone(&view)
+                        })
+                        .await;
+                    }
                 } else {
                     self.give_away.hold().await;
                     if view.next.index_of(&self.me).is_some() {

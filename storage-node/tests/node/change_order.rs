@@ -9,6 +9,7 @@ use cartwheel_cluster::membership::{self, View};
 use cartwheel_cluster::seams::Seams;
 use cartwheel_core::clock::{Actor, Clock, Dot};
 use cartwheel_core::container::Container;
+use cartwheel_core::names::NodeId;
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::{Brief, Record};
 use cartwheel_core::ring::change::{Edit, Known};
@@ -97,8 +98,20 @@ async fn nothing_is_taken_over_before_every_member_knows_the_new_ring() {
     assert!(!objects(&cluster, "nodes/node-d/c/", "").await.is_empty());
 }
 
+/// The `n`th write that a gateway left for `home` in the bucket: of this key, and its name is the value.
+async fn left_by_a_gateway(cluster: &Cluster, view: &View, home: &NodeId, name: &str, n: u64) {
+    let dot = Dot { actor: Actor::parse("gw-1.1").unwrap(), n };
+    let container = Container::delta(&Clock::new(), dot, version(u128::from(n), &Clock::new(), name));
+    let record = Record { namespace: namespace(), key: key(name), container };
+    let mut builder = SegmentBuilder::new();
+    let brief = record.container.clone().map(|version| Brief::from(version));
+    builder.push(hash_of(view, name), &record.encode(), &brief);
+    let object = hint_object(home, &holder_label(&id("gw-1"), 1, "0123456789abcdef"), n);
+    cluster.bucket.put(&object, builder.finish().unwrap().bytes).await.unwrap();
+}
+
 /// A gateway that reached no home wrote into the inbox of one that is dead: it lies in the bucket alone, and nobody else
-/// gives it away.
+/// gives it away. One that has not heard of the change may do so when it is settled.
 #[tokio::test]
 async fn what_gateways_wrote_for_the_dead_is_taken_from_the_bucket() {
     let mut cluster = Cluster::new(2);
@@ -110,27 +123,33 @@ async fn what_gateways_wrote_for_the_dead_is_taken_from_the_bucket() {
     let address = view.document.member(&dead).unwrap().address.clone();
     let written = (0..).map(name).find(|name| homes(&view, name).contains(&address)).unwrap();
     cluster.nodes.remove(3).shutdown().await;
-    let dot = Dot { actor: Actor::parse("gw-1.1").unwrap(), n: 1 };
-    let container = Container::delta(&Clock::new(), dot, version(1, &Clock::new(), &written));
-    let record = Record { namespace: namespace(), key: key(&written), container };
-    let mut builder = SegmentBuilder::new();
-    let brief = record.container.clone().map(|version| Brief::from(version));
-    builder.push(hash_of(&view, &written), &record.encode(), &brief);
-    let object = hint_object(&dead, &holder_label(&id("gw-1"), 1, "0123456789abcdef"), 1);
-    cluster.bucket.put(&object, builder.finish().unwrap().bytes).await.unwrap();
+    left_by_a_gateway(&cluster, &view, &dead, &written, 1).await;
 
     let known = Known { alive: &|member| *member != dead, force: false };
     let (seams, edits) = (Seams::real(), [Edit::Forget { id: dead.clone() }]);
     membership::apply(&*cluster.bucket, &seams, view.version(), &edits, known, "a test").await.unwrap();
     let view = cluster.settled(3).await;
+    is_with_a_home(&cluster, &view, &written).await;
+    no_hints_are_left(&cluster).await;
+
+    let late = name(9000);
+    left_by_a_gateway(&cluster, &view, &dead, &late, 2).await;
+    no_hints_are_left(&cluster).await;
+    is_with_a_home(&cluster, &view, &late).await;
+}
+
+async fn is_with_a_home(cluster: &Cluster, view: &View, name: &str) {
     let mut found = false;
-    for home in homes(&view, &written) {
-        let reply = cluster.call(&home, view.version(), read(&written)).await;
-        found |= matches!(reply, Reply::Found(_)) && values(reply) == [written.clone()];
+    for home in homes(view, name) {
+        let reply = cluster.call(&home, view.version(), read(name)).await;
+        found |= matches!(reply, Reply::Found(_)) && values(reply) == [name];
     }
-    assert!(found, "no home holds {written}");
+    assert!(found, "no home holds {name}");
+}
+
+async fn no_hints_are_left(cluster: &Cluster) {
     let gone = async {
-        while !objects(&cluster, "hints/", "").await.is_empty() {
+        while !objects(cluster, "hints/", "").await.is_empty() {
             tokio::task::yield_now().await;
         }
     };
@@ -147,14 +166,7 @@ async fn what_only_this_node_holds_is_given_to_its_homes_before_it_is_forgotten(
     let view = cluster.settled(2).await;
     let (old, home) = (cluster.nodes[0].address().to_owned(), cluster.nodes[1].address().to_owned());
     let written = (0..).map(name).find(|name| homes(&view, name) == [home.clone()]).unwrap();
-    let dot = Dot { actor: Actor::parse("gw-1.1").unwrap(), n: 1 };
-    let container = Container::delta(&Clock::new(), dot, version(1, &Clock::new(), &written));
-    let record = Record { namespace: namespace(), key: key(&written), container };
-    let mut builder = SegmentBuilder::new();
-    let brief = record.container.clone().map(|version| Brief::from(version));
-    builder.push(hash_of(&view, &written), &record.encode(), &brief);
-    let object = hint_object(&id("node-a"), &holder_label(&id("gw-1"), 1, "0123456789abcdef"), 1);
-    cluster.bucket.put(&object, builder.finish().unwrap().bytes).await.unwrap();
+    left_by_a_gateway(&cluster, &view, &id("node-a"), &written, 1).await;
     // It takes what lies there for it.
     let taken = async {
         while !objects(&cluster, "hints/", "").await.is_empty() {
