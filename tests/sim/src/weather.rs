@@ -9,6 +9,7 @@ use cartwheel_core::quorum::Durability;
 use crate::claims::Ask;
 use crate::cluster::GATEWAYS;
 use crate::faults::{Event, Fault, GATEWAY_HOST, NODES};
+use crate::world::GIVEN_UP;
 
 /// How long nothing must have touched a link, or all of the cluster, so that who gave up somebody has noticed.
 const CLEAR: Duration = Duration::from_secs(6);
@@ -101,6 +102,11 @@ fn touch(fault: Fault) -> Touch {
     }
 }
 
+/// How long what a fault has done is there after its end: a process that starts may wait for a write that is late.
+fn outlasts(fault: Fault) -> Duration {
+    if let Fault::BucketLate(_) = fault { GIVEN_UP } else { Duration::ZERO }
+}
+
 /// What the plan of faults tells.
 #[derive(Debug, Default)]
 pub struct Weather {
@@ -122,7 +128,8 @@ impl Weather {
         let mut faults = Vec::new();
         for (at, event) in plan.iter().enumerate().filter(|(_, event)| event.begins) {
             let end = plan[at..].iter().find(|other| !other.begins && other.fault == event.fault);
-            faults.push((event.at, end.map_or(Duration::MAX, |end| end.at), touch(event.fault)));
+            let end = end.map_or(Duration::MAX, |end| end.at.saturating_add(outlasts(event.fault)));
+            faults.push((event.at, end, touch(event.fault)));
         }
         Self { faults, joins, known: true }
     }
@@ -209,6 +216,13 @@ mod tests {
         assert!(!owes(&three, 0, 33, Ask { w: Some(3), ..plain }), "only just");
         let unknown = weather(&[(Fault::RingOfCuts, 20, 30)]);
         assert!(!owes(&unknown, 0, 25, plain));
+    }
+
+    #[test]
+    fn a_node_that_starts_may_wait_for_a_late_write() {
+        let late = weather(&[(Fault::BucketLate(None), 20, 30)]);
+        let strict = Ask { sloppy: Some(false), ..Ask::default() };
+        assert!(!owes(&late, 0, 42, strict) && owes(&late, 0, 44, strict));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod bucket;
 mod clock;
 mod disk;
+mod listing;
 mod net;
 
 use std::ops::Range;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use cartwheel_cluster::seams::Random;
 use lock::Lock;
 
-pub use bucket::{Landings, Objects, Road, TracedBucket, Way};
+pub use bucket::{GIVEN_UP, Landings, Objects, Road, TracedBucket, Way};
 pub use clock::{Freezer, SimClock};
 pub use disk::{DiskTrouble, SimDisk};
 pub use net::{Host, seams};

@@ -12,6 +12,7 @@ use cartwheel_cluster::seams::Random;
 use futures_util::FutureExt;
 
 use super::clock::right_ms;
+use super::listing::in_between;
 use super::lock::Lock;
 use super::{Bug, Freezer, SeededRandom, pass};
 use crate::trace::Trace;
@@ -20,6 +21,8 @@ use crate::trace::Trace;
 const LATER_MS: Range<u64> = 300..4_500;
 /// After how long the host of a late write gets an error, in milliseconds: at once, or after a time-out.
 const GIVEN_UP_MS: [Range<u64>; 2] = [1..300, 1_000..7_000];
+/// How long the host of a late write waits at most.
+pub const GIVEN_UP: Duration = Duration::from_millis(GIVEN_UP_MS[1].end);
 
 /// The objects of all hosts, stamped with simulated time.
 #[derive(Debug, Default)]
@@ -248,7 +251,9 @@ impl Bucket for Road {
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Listing, BucketError> {
-        self.read(self.objects.list(prefix, after, limit)).await
+        let begun = self.read(self.objects.list(prefix, after, limit)).await?;
+        let ended = self.read(self.objects.list(prefix, after, limit)).await?;
+        Ok(in_between(&begun, ended, limit, || self.random.below(2) == 0))
     }
 
     async fn delete(&self, key: &str) -> Result<(), BucketError> {
