@@ -27,7 +27,7 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("gateway", &["core", "bucket", "cluster", "segments", "telemetry"], &[]),
     ("storage-node", &["core", "bucket", "cluster", "segments", "telemetry"], &[]),
     ("crates/cluster", &["core", "bucket"], &[]),
-    ("crates/segments", &["core", "bucket"], &[]),
+    ("crates/segments", &["core", "bucket", "telemetry"], &[]),
     ("crates/core", &[], &[]),
     ("crates/telemetry", &["core"], &[]),
     ("crates/bucket", &["telemetry"], &["s3-server"]),

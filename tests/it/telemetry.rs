@@ -230,6 +230,25 @@ async fn a_request_is_one_trace_from_the_client_to_the_bucket() {
         assert!(["storage confirm", "storage replicate"].contains(&of.as_str()), "{spans:#?}");
     }
 
+    // Nodes that have nothing in memory read a value from the bucket.
+    for node in 0..NODES {
+        let process = processes.running[node].take().unwrap();
+        process.terminate();
+        process.ends_with(0).await;
+        processes.running[node] = Some(processes.start_one(node));
+    }
+    let cold = TRACE.replace("4bf9", "6d1b");
+    until("the nodes answer, and what they read has arrived", || async {
+        let get = gateway.get("carts/alice").header("traceparent", &format!("00-{cold}-{CALLER}-01"));
+        get.query("r=all&sloppy=false").send().await;
+        let spans = collector.of_trace(&cold);
+        let bucket = named(&spans, "bucket GET_RANGE");
+        let storage =
+            |span: &Arrived| spans.iter().any(|of| of.id == span.parent && of.name == "storage read");
+        bucket.iter().any(|span| storage(span)).then_some(())
+    })
+    .await;
+
     // Without the nodes the gateway reads what they left in the bucket.
     (0..NODES).for_each(|node| processes.kill(node));
     let other = TRACE.replace("4bf9", "5c0a");
@@ -257,7 +276,7 @@ async fn a_request_is_one_trace_from_the_client_to_the_bucket() {
         );
     }
     let traces: BTreeSet<_> = collector.spans.lock().unwrap().iter().map(|span| span.trace.clone()).collect();
-    assert_eq!(traces, [TRACE.to_owned(), other].into());
+    assert_eq!(traces, [TRACE.to_owned(), cold, other].into());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

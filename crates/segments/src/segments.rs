@@ -22,6 +22,7 @@ use cartwheel_core::manifest::{SegmentEntry, owner_of_object};
 use cartwheel_core::ranges::{self, HashRange};
 use cartwheel_core::record::{Brief, Record, Version};
 use cartwheel_core::segment::{BlockEntry, SegmentMeta, decode_block, tail_offset};
+use cartwheel_telemetry::trace;
 
 use crate::{Clocks, Identity, RecordKey};
 
@@ -480,7 +481,7 @@ impl Segments {
             self.loaded.fetch_add(1, Ordering::Relaxed);
             let (bucket, segment) = (Arc::clone(&self.bucket), Arc::clone(segment));
             let range = block.offset..block.offset + block.length;
-            let loading = tokio::spawn(async move {
+            let loading = trace::spawn(async move {
                 let bytes = bucket.get_range(&segment.object, range).await?;
                 // Memory of its own: a slice may keep a larger buffer alive.
                 Ok(Bytes::copy_from_slice(&bytes))
