@@ -165,7 +165,7 @@ fi
 
 say "settings, collector, commands of runbooks"
 "$python" lib/deployment.py "$here" "$binary"
-skip "there is no build of the collector in reach: its file was checked by lib/deployment.py alone"
+skip "there is no build of the OpenTelemetry Collector in reach: its file was checked by lib/deployment.py alone"
 
 say "rules, runbooks, dashboards"
 "$python" lib/monitoring.py "$here" "$document" "$scratch/dashboards.yml"
@@ -235,6 +235,20 @@ if command -v dpkg-deb >/dev/null; then
   skip "the package's scripts were parsed and judged by shellcheck and lintian; they did not run"
 else
   skip "dpkg-deb is not there: no package was built"
+fi
+
+say "a live cluster and a collector"
+if "$scratch/venv/bin/pip" install --quiet 'rotel==0.0.1a15' >"$scratch/pip.log" 2>&1 &&
+  agent=$("$python" -c 'import pathlib, rotel; print(pathlib.Path(rotel.__file__).with_name("rotel-agent"))') && [ -x "$agent" ]; then
+  mkdir "$scratch/traced"
+  timeout 200 "$python" lib/traced.py "$binary" "$agent" "$scratch/traced" "${LIVE_PORT:-17000}" "$document" &
+  child=$!
+  status=0
+  wait "$child" || status=$?
+  child=
+  [ "$status" -eq 0 ] || { tail -n 5 "$scratch"/traced/*.log; fail "traced.py"; }
+else
+  skip "no collector could be installed: no trace was read back from one"
 fi
 
 say "a live cluster and a live Prometheus"

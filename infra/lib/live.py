@@ -5,12 +5,8 @@ can't be evaluated, a series that it asks for never shows, an alert is raised th
 though it should be.
 """
 
-import http.client
 import json
-import os
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import promql
+from cluster import Cluster, claim, request, until
 
 NODES = ["node-a", "node-b", "node-c", "node-d", "node-e"]
 # These have to be raised by what is done below (their conditions, not the time that they must hold).
@@ -34,79 +31,6 @@ ON_PURPOSE = {"CartwheelTooManySiblings": "the load writes blindly where two sib
 MACHINE = "CartwheelLatencyBudgetBurn"
 # Series that no fault below brings about, each with its reason.
 NEVER = {}
-
-
-class Cluster:
-    """Processes of this machine; only they are ever signalled."""
-
-    def __init__(self, binary, scratch, port):
-        self.binary, self.scratch, self.port = binary, scratch, port
-        self.processes = {}
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "CARTWHEEL_", "OTEL_"))}
-        self.environment.update(AWS_ACCESS_KEY_ID="live", AWS_SECRET_ACCESS_KEY="live-secret", AWS_REGION="us-east-1",
-                                AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{port}", AWS_EC2_METADATA_DISABLED="true")
-
-    def start(self, name, *words):
-        log = open(self.scratch / f"{name}.log", "ab")
-        self.processes[name] = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.environment)
-
-    def start_all(self):
-        start, at = self.start, lambda n: f"127.0.0.1:{self.port + n}"
-        start("s3", self.binary, "s3-server", "--listen", at(0), "--data-dir", str(self.scratch / "s3"), "--no-sync")
-        until("the object store answers", lambda: self.make_bucket())
-        for number, node in enumerate(NODES, 1):
-            start(node, self.binary, "storage-node", "--id", node, "--bucket", "s3://live/run", "--listen", at(number),
-                  "--data-dir", str(self.scratch / node), "--zone", f"zone-{number % 3}", "--memory", "64MiB",
-                  "--flush-interval", "1s", "--repair-every", "2s", "--partitions", "64")
-        # The second one gives way early, so that it can be overloaded.
-        start("gateway-1", self.binary, "gateway", "--bucket", "s3://live/run", "--listen", at(11))
-        start("gateway-2", self.binary, "gateway", "--bucket", "s3://live/run", "--listen", at(12), "--in-flight", "2")
-        for number in (11, 12):
-            until(f"gateway {at(number)} is ready", lambda: request(self.port + number, "GET", "/readyz")[0] == 200)
-        until("all storage nodes are in reach", lambda: self.reachable() == len(NODES))
-
-    def make_bucket(self):
-        empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-        words = ["curl", "--silent", "--fail", "--max-time", "5", "--output", "/dev/null", "--request", "PUT",
-                 "--header", f"x-amz-content-sha256: {empty}", "--aws-sigv4", "aws:amz:us-east-1:s3",
-                 "--user", "live:live-secret", f"http://127.0.0.1:{self.port}/live"]
-        return subprocess.run(words, check=False).returncode == 0
-
-    def reachable(self):
-        status, body = request(self.port + 11, "GET", "/v1/cluster")
-        return sum(bool(m.get("reachable")) for m in json.loads(body)["members"]) if status == 200 else 0
-
-    def signal(self, names, what):
-        for name in names:
-            self.processes[name].send_signal(what)
-
-    def stop(self):
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-                process.wait()
-
-
-def request(port, method, path, body=None, headers=None, timeout=8):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
-    try:
-        connection.request(method, path, body, headers or {})
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    except OSError:
-        return 0, b""
-    finally:
-        connection.close()
-
-
-def until(what, is_so, seconds=60):
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        if is_so():
-            return
-        time.sleep(0.2)
-    sys.exit(f"FAILED: not within {seconds} s: {what}")
 
 
 class Load:
@@ -182,16 +106,13 @@ class Prometheus:
 
 def main():
     infra, binary, program, scratch, port = Path(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4]), int(sys.argv[5])
-    for number in range(port, port + 30):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", number)) == 0:
-                sys.exit(f"FAILED: port {number} is taken; ports {port} to {port + 29} must be free")
+    claim(port)
     alerts = {r["alert"]: r["expr"] for _, r in promql.rules(infra) if "alert" in r}
     asked = [(f"record {r['record']}", r["expr"]) for _, r in promql.rules(infra) if "record" in r]
     asked += [(f"alert {name}", expression) for name, expression in alerts.items()]
     for file, dashboard in promql.dashboards(infra):
         asked += [(f"{file.name}, {title}", promql.filled_in(e)) for title, e in promql.dashboard_expressions(dashboard)]
-    cluster, load, prometheus = Cluster(binary, scratch, port), Load(port), Prometheus(port + 20)
+    cluster, load, prometheus = Cluster(binary, scratch, port, NODES), Load(port), Prometheus(port + 20)
     # Ends what was started also if the check is ended from outside.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     bad = []
