@@ -15,7 +15,7 @@ use crate::sim;
 #[derive(Debug, Parser)]
 #[command(name = "cartwheel", version, arg_required_else_help = true)]
 #[command(
-    after_help = "Example:\n  cartwheel dev\n  cartwheel put carts alice --value milk\n  cartwheel get carts alice\n\nExit status: 0 ok, 1 refused or failed, 2 bad usage, 3 not reachable, 4 conflict (siblings)"
+    after_help = "Example:\n  cartwheel dev\n  cartwheel put carts alice --value milk\n  cartwheel get carts alice\n\nExit status: 0 ok, 1 refused or failed, 2 bad usage, 3 not reachable, 4 conflict (siblings), 5 another process has this one's name"
 )]
 pub struct Cli {
     /// What to do
@@ -48,6 +48,8 @@ pub enum Command {
     Node(Box<client::NodeArgs>),
     /// Show a key's partition, its homes and fallbacks, and who holds which clock
     Locate(client::LocateArgs),
+    /// Ask one process whether it is ready
+    Health(client::HealthArgs),
     /// Show the hints kept for storage nodes that were away
     Hints(client::HintsArgs),
     /// Have storage nodes compare what they hold with each other now, and repair what differs
@@ -119,6 +121,7 @@ fn format(command: &Command) -> Format {
         Command::Plan(args) => args.common().output,
         Command::Node(args) => args.common().output,
         Command::Locate(args) => args.common.output,
+        Command::Health(args) => args.common.output,
         Command::Hints(args) => args.common.output,
         Command::Repair(args) => args.common.output,
         Command::Namespace(args) => args.common().output,
@@ -144,6 +147,7 @@ fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
         Command::Plan(args) => single()?.block_on(client::plan(&args, output)),
         Command::Node(args) => single()?.block_on(client::node(&args, output)),
         Command::Locate(args) => single()?.block_on(client::locate(&args, output)),
+        Command::Health(args) => single()?.block_on(client::health(&args, output)),
         Command::Hints(args) => single()?.block_on(client::hints(&args, output)),
         Command::Repair(args) => single()?.block_on(client::repair(&args, output)),
         Command::Namespace(args) => single()?.block_on(client::namespaces(&args, output)),

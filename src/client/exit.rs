@@ -17,6 +17,8 @@ pub enum Exit {
     Unreachable,
     /// 4: the key has siblings, and the caller has to choose.
     Conflict,
+    /// 5: another process has taken over this one's name; starting this one again would take the name back.
+    TakenOver,
 }
 
 impl Exit {
@@ -28,6 +30,7 @@ impl Exit {
             Exit::Usage => 2,
             Exit::Unreachable => 3,
             Exit::Conflict => 4,
+            Exit::TakenOver => 5,
         }
     }
 }
@@ -63,6 +66,11 @@ impl Failure {
     /// No gateway answered (exit status 3).
     pub fn unreachable(message: impl Into<String>) -> Failure {
         Failure { exit: Exit::Unreachable, message: message.into(), problem: None }
+    }
+
+    /// Another process has taken over (exit status 5).
+    pub fn taken_over(message: impl Into<String>) -> Failure {
+        Failure { exit: Exit::TakenOver, message: message.into(), problem: None }
     }
 
     /// The reader of our output has gone away: end without a word, as `head` expects of its feeders.

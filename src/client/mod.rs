@@ -3,6 +3,7 @@
 mod delete;
 mod exit;
 mod get;
+mod health;
 mod hints;
 pub mod http;
 mod locate;
@@ -27,6 +28,7 @@ use clap::Args;
 pub use delete::DeleteArgs;
 pub use exit::{Exit, Failure};
 pub use get::GetArgs;
+pub use health::HealthArgs;
 pub use hints::HintsArgs;
 pub use http::{Client, Gateway, Reply};
 pub use locate::LocateArgs;
@@ -41,6 +43,7 @@ pub use status::StatusArgs;
 
 pub use delete::run as delete;
 pub use get::run as get;
+pub use health::run as health;
 pub use hints::run as hints;
 pub use locate::run as locate;
 pub use namespace::run as namespaces;

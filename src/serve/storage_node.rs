@@ -203,7 +203,7 @@ async fn run(args: StorageNodeArgs, output: &mut Output) -> Result<Exit, Failure
             // What it holds and the bucket does not goes there; the other process takes it up.
             node.shutdown().await;
             telemetry.finish().await;
-            Err(Failure::failed(format!(
+            Err(Failure::taken_over(format!(
                 "--id {id}: another process has taken over this name; this one has put what it held into the bucket \
                  and ends"
             )))

@@ -383,7 +383,7 @@ async fn a_process_that_was_taken_over_while_it_hung_loses_nothing_and_ends() {
     quick.all_say("it merged too", |m| m["bucket_usage"]["compaction"]["create"].as_u64() > Some(0)).await;
 
     first.signal("CONT");
-    first.ends_with(1).await;
+    first.ends_with(5).await;
     let said = std::fs::read_to_string(quick.directory.path().join("node-a.log")).unwrap();
     assert!(said.contains("--id node-a: another process has taken over this name"), "{said}");
     manifest_is_whole(&quick, 0).await;

@@ -325,6 +325,13 @@ async fn a_process_that_drains_says_so_and_goes_on_serving() {
             (answer.status == 200).then(|| assert_eq!(answer.text(), "ready\n"))
         })
         .await;
+        let url = format!("http://{}", client.address());
+        let health = async |arguments: &[&str]| {
+            let ended = run(&[&["health", &url], arguments].concat()).await;
+            let said = [ended.stdout, ended.stderr].concat();
+            (ended.status.code().unwrap(), String::from_utf8(said).unwrap())
+        };
+        assert_eq!(health(&[]).await, (0, format!("{url} is ready\n")));
         processes.running[at].as_ref().unwrap().terminate();
         let answer = until("it is not ready any more", || async {
             let answer = client.path(Method::GET, "/readyz").send().await;
@@ -333,8 +340,14 @@ async fn a_process_that_drains_says_so_and_goes_on_serving() {
         .await;
         assert!(answer.text().contains(why), "{answer:?}");
         assert_eq!(client.path(Method::GET, "/healthz").gives(200).await.text(), "ok\n");
+        let (status, said) = health(&[]).await;
+        assert!(status == 1 && said.contains("is not ready: 503") && said.contains(why), "{said}");
+        let alive = format!("{{\n  \"alive\": true,\n  \"process\": \"{url}\"\n}}\n");
+        assert_eq!(health(&["--alive", "-o", "json"]).await, (0, alive));
         gateway.put("carts/alice", "milk").query("w=all&sloppy=false").gives(204).await;
     }
+    let nobody = run(&["health", &format!("http://{}", Port::reserve().address())]).await;
+    assert_eq!(nobody.status.code(), Some(3));
     // A second signal ends what waits.
     for mut process in processes.running.into_iter().rev().take(1) {
         let process = process.take().unwrap();

@@ -88,9 +88,9 @@ locals {
         environment = merge(local.node_settings[id], local.node_share[id])
         settings    = local.node_settings[id]
         data_dir    = local.data_dir[id]
-        # Status 1 is also how a node ends whose name another process has taken over: starting it again would take the
-        # name back, and so on without end.
-        final_status = "1 2"
+        # Bad usage stays bad; and a node whose name another process has taken over would take it back, and so on
+        # without end.
+        final_status = "2 5"
         port         = node.port
       }
     },

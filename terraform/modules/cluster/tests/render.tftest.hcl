@@ -58,7 +58,7 @@ run "renders" {
       "EnvironmentFile=/etc/cartwheel/storage-node-a.env",
       "EnvironmentFile=-/etc/cartwheel/secrets.env",
       "ReadWritePaths=/var/lib/cartwheel/node-a",
-      "RestartPreventExitStatus=1 2",
+      "RestartPreventExitStatus=2 5",
     ] : contains(split("\n", output.nodes["node-a"].unit), line)])
     error_message = "the unit lacks a line: ${output.nodes["node-a"].unit}"
   }
