@@ -17,13 +17,14 @@ const MS: Duration = Duration::from_millis(1);
 
 /// Plays the episode of this seed.
 pub async fn play(seed: u64, hand: Hand) {
-    match seed % 6 {
+    match seed % 7 {
         0 => away_twice(hand).await,
         1 => deleted_meanwhile(hand).await,
         2 => broken_connections(hand).await,
         3 => written_amid_a_change(hand).await,
         4 => two_of_one_name(hand).await,
-        _ => last_words(hand).await,
+        5 => last_words(hand).await,
+        _ => lost_disk(hand).await,
     }
 }
 
@@ -289,5 +290,55 @@ async fn last_words(mut hand: Hand) {
     };
     if !shown.contains(&written) {
         hand.violate(Check::Lost, &format!("{written} was acknowledged, and {shown:?} is shown"));
+    }
+}
+
+/// A write is on the disks of two homes, and the third has nothing of it. One of the two loses its disk before anything
+/// is in the bucket, and the other dies. Who lost the disk must not vote before it has asked the others back (P1); once
+/// all are there, the write is (P4).
+async fn lost_disk(mut hand: Hand) {
+    const KEY: &str = "disk";
+    const WRITES: usize = 0;
+    const READS: usize = 1;
+    let homes = hand.homes(KEY).await;
+    let Some(before) = hand.put(WRITES, KEY, "&w=3", None, "before").await else { return };
+    // All of it is in the bucket.
+    pass(hand.random.millis(3_000..5_000)).await;
+    let first = usize::try_from(hand.random.millis(0..3).as_millis()).unwrap();
+    let [loses, knows, lacks] = [0, 1, 2].map(|n| homes[(first + n) % 3]);
+    hand.order(Order::Cut(GATEWAYS[WRITES], lacks));
+    hand.deadline = 500 * MS;
+    let mut written = false;
+    for _ in 0..10 {
+        let clock = before.header("vector-clock");
+        // Nobody keeps anything for a home that such a write does not reach.
+        let query = "&w=2&sloppy=false&durability=disk";
+        if hand.put(WRITES, KEY, query, Some(clock), "after").await.is_some() {
+            written = true;
+            break;
+        }
+    }
+    for order in [Order::Crash(loses), Order::Crash(knows), Order::Replace(loses)] {
+        hand.order(order);
+    }
+    if !written {
+        return;
+    }
+    let until = Instant::now() + 12 * SECOND;
+    while Instant::now() < until {
+        pass(hand.random.millis(50..200)).await;
+        if let Some((_, shown)) = hand.get(READS, KEY, "&r=2&sloppy=false").await
+            && !shown.contains(&"after".to_owned())
+        {
+            return hand.violate(Check::Stale, &format!("after was acknowledged, {shown:?} is shown"));
+        }
+    }
+    hand.order(Order::Start(knows));
+    pass(12 * SECOND).await;
+    let Some((_, shown)) = hand.get(READS, KEY, "&r=3&sloppy=false").await else {
+        return hand.violate(Check::Answer, "all is well, and nobody answers");
+    };
+    if !shown.contains(&"after".to_owned()) {
+        hand.violate(Check::Lost, &format!("after was acknowledged, and {shown:?} is shown"));
     }
 }
