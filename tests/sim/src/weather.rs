@@ -29,6 +29,9 @@ struct Touch {
     buckets: Vec<usize>,
     /// The bucket itself.
     bucket: bool,
+    /// The ring says that a node is elsewhere; a gateway hears that from the bucket alone, and writes as it was are
+    /// refused.
+    ring: bool,
     /// The node is dead meanwhile, and nothing else.
     dead: bool,
     everything: bool,
@@ -87,8 +90,8 @@ fn touch(fault: Fault) -> Touch {
         | Fault::DiskReadOnly(n)
         | Fault::CrashedAgain(n)
         | Fault::RolledOver(n)
-        | Fault::NoBucket(n)
-        | Fault::Twin(n, _) => node(n),
+        | Fault::NoBucket(n) => node(n),
+        Fault::Twin(n, _) => Touch { ring: true, ..node(n) },
         Fault::GatewayCrashed(g) | Fault::GatewayAlone(g) => gateway(g),
         Fault::GatewayNoBucket(g) => bucket(Some(GATEWAY_HOST + g)),
         Fault::BucketGone => bucket(None),
@@ -157,6 +160,10 @@ impl Weather {
             return false;
         }
         let no_bucket = lately.iter().any(|touch| touch.bucket);
+        let own_bucket = !no_bucket && !lately.iter().any(|touch| touch.buckets.contains(&gateway));
+        if !own_bucket && self.between(from, to, LONG_CLEAR).any(|touch| touch.ring) {
+            return false;
+        }
         let founders = if has_joined { NODES.len() - 1 } else { NODES.len() };
         let reached = |node: &usize| {
             let cut = lately.iter().any(|touch| touch.links.contains(&(*node, gateway)));
@@ -171,7 +178,6 @@ impl Weather {
             return true;
         }
         // The bucket alone, where every node can be reached or is known to be dead.
-        let own_bucket = !no_bucket && !lately.iter().any(|touch| touch.buckets.contains(&gateway));
         let dead = |node: usize| {
             let whole = |(begins, ends, touch): &(Duration, Duration, Touch)| {
                 touch.dead && touch.nodes.contains(&node) && *begins + KNOWN_DEAD <= from && *ends >= to
@@ -185,6 +191,7 @@ impl Weather {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::faults::Seclusion;
 
     fn weather(faults: &[(Fault, u64, u64)]) -> Weather {
         let event = |fault, at, begins| Event { at: Duration::from_secs(at), fault, begins };
@@ -223,6 +230,14 @@ mod tests {
         let late = weather(&[(Fault::BucketLate(None), 20, 30)]);
         let strict = Ask { sloppy: Some(false), ..Ask::default() };
         assert!(!owes(&late, 0, 42, strict) && owes(&late, 0, 44, strict));
+    }
+
+    #[test]
+    fn a_gateway_without_bucket_may_not_have_heard_of_a_new_ring() {
+        let slow = (Fault::BucketSlow(Some(GATEWAY_HOST)), 20, 30);
+        let both = weather(&[slow, (Fault::Twin(3, Seclusion::None), 18, 22)]);
+        assert!(!owes(&both, 0, 25, Ask::default()) && owes(&both, 1, 25, Ask::default()));
+        assert!(owes(&weather(&[slow]), 0, 25, Ask::default()));
     }
 
     #[test]
