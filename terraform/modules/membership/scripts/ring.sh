@@ -20,9 +20,10 @@ wait_gateway() {
   done
 }
 
-# What the ring says of a node: zone, weight, state, reachable, standing.
+# What the ring says of a node: zone, weight, state, reachable, standing; nothing if it is no member. Fails if nobody says.
 member() {
-  "$BINARY" status 2>/dev/null | awk -v id="$1" '
+  said=$("$BINARY" status 2>/dev/null) || return 1
+  printf '%s\n' "$said" | awk -v id="$1" '
     $1 == "ID" { for (i = 1; i <= NF; i++) at[$i] = i; next }
     $1 == id && at["STANDING"] { print $at["ZONE"], $at["WEIGHT"], $at["STATE"], $at["REACHABLE"], $at["STANDING"]; exit }'
 }
@@ -54,7 +55,8 @@ case $1 in
   leave)
     [ ! -e "$MARKS/teardown" ] || exit 0
     wait_gateway
-    [ -z "$(member "$2")" ] || change leave "$2"
+    known=$(member "$2") || die "$CARTWHEEL_GATEWAY does not say whether $2 is a member"
+    [ -z "$known" ] || change leave "$2"
     ;;
   share)
     id=$2 weight=$3 zone=$4

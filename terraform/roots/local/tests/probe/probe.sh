@@ -9,12 +9,22 @@ fail() {
   exit 1
 }
 
+# Who counts, as the gateway $1 says.
+members() {
+  curl --silent --fail --max-time 10 "$1/v1/cluster" |
+    jq --compact-output --sort-keys '[.members[] | select(.state == "active" and .reachable and .standing == "counting")
+      | {key: .id, value: .weight}] | from_entries'
+}
+
+wanted=$(jq --compact-output --sort-keys . <<<"$MEMBERS")
 for url in "${gateways[@]}"; do
   curl --silent --fail --max-time 5 --output /dev/null "$url/readyz" || fail "$url/readyz is not ready"
-  found=$(curl --silent --fail --max-time 10 "$url/v1/cluster" |
-    jq --compact-output --sort-keys '[.members[] | select(.state == "active" and .reachable and .standing == "counting")
-      | {key: .id, value: .weight}] | from_entries')
-  wanted=$(jq --compact-output --sort-keys . <<<"$MEMBERS")
+  # The change was settled where it was asked for; other gateways hear of that a moment later.
+  for _ in $(seq 30); do
+    found=$(members "$url") || found=
+    [ "$found" != "$wanted" ] || break
+    sleep 0.5
+  done
   [ "$found" = "$wanted" ] || fail "$url: the members that count are $found, not $wanted"
 done
 
