@@ -47,7 +47,8 @@ pub struct ProcessArgs {
     #[arg(long, env = "CARTWHEEL_INSECURE")]
     pub insecure: bool,
     /// The newest version of frames that it speaks with other processes: 1 or 2. They settle for the newest that both
-    /// know, so that a cluster can be replaced, and a replacement taken back, one process after the other
+    /// know, so that a cluster can be replaced, and a replacement taken back, one process after the other. With 1 a process
+    /// hears of a new ring from the bucket alone, and is in no trace that another began
     #[arg(long, value_name = "VERSION", env = "CARTWHEEL_FRAMES", default_value = "2", value_parser = frame_version)]
     pub frames: FrameVersion,
     /// How long it goes on serving after it is told to end, while /readyz says 503 (0s to 10m). Behind a load balancer:

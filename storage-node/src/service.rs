@@ -259,6 +259,10 @@ impl Inner {
             }
             Request::Hello => reply.send(Reply::Hello),
             Request::Status => reply.send(Reply::Status(inner.status())),
+            Request::Ring => match inner.follower.view() {
+                Some(view) => reply.send(Reply::Ring(view.document.to_json().into())),
+                None => reply.refuse(Refusal::Unable("no ring document was found yet".to_owned())),
+            },
             Request::Gossip(words) => match inner.gossip.answer(words) {
                 Ok(words) => reply.send(Reply::Gossip(words)),
                 Err(error) => reply.refuse(Refusal::Malformed(error.to_string())),
@@ -556,6 +560,7 @@ fn is_about_keys(request: &Request) -> bool {
         Request::Repair(Repair::Sums { .. } | Repair::Clocks { .. } | Repair::Fetch { .. }) => true,
         Request::Repair(Repair::Settle | Repair::Begin { .. })
         | Request::Status
+        | Request::Ring
         | Request::Gossip(_)
         | Request::Probe { .. }
         | Request::ComeBack { .. }

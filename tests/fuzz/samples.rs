@@ -221,6 +221,7 @@ pub(crate) fn calls() -> Vec<Vec<u8>> {
         Request::Repair(Repair::Settle),
         Request::Repair(Repair::Begin { partition: Some(0) }),
         Request::Repair(Repair::Begin { partition: None }),
+        Request::Ring,
     ];
     requests.into_iter().map(|request| call(&Call { ring_version: 1, request })).collect()
 }
@@ -262,6 +263,7 @@ pub(crate) fn answers() -> Vec<Vec<u8>> {
         Reply::Attested { keeps: true, agreed: vec![true, false] },
         Reply::Sums(vec![0, u64::MAX]),
         Reply::Clocks { more: true, clocks: vec![(KeyHash(9), clock.clone()), (KeyHash(10), Clock::new())] },
+        Reply::Ring(Bytes::from_static(b"{}")),
     ];
     let refusals = [
         Refusal::StaleRing,

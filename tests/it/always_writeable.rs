@@ -580,8 +580,8 @@ async fn a_process_with_another_secret_hears_takes_and_reads_nothing() {
         peers.call(&cluster.address(node), &call, Instant::now() + PATIENCE).await.map(|answer| answer.reply)
     };
     let wrong = ClusterSecret::given("somebody else's");
-    for request in [Request::Gossip(gossip::encode(&[])), read.clone(), take.clone(), forget, Request::Status]
-    {
+    let (listen, ring) = (Request::Gossip(gossip::encode(&[])), Request::Ring);
+    for request in [listen, read.clone(), take.clone(), forget, Request::Status, ring] {
         for node in [homes[1], holder] {
             assert_eq!(ask(&wrong, node, request.clone()).await, Err(CallError::NotSent), "{request:?}");
         }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use cartwheel_core::frame::{Correlation, Frame, FrameKind, FrameVersion, MAX_IN_FLIGHT};
 use cartwheel_core::trace::TraceContext;
-use cartwheel_core::wire::Pieces;
+use cartwheel_core::wire::{self, Pieces};
 
 use crate::detector::{End, Signs, TICK, Verdict, Watch, is_fresh, smooth};
 use crate::outbox::Outbox;
@@ -191,7 +191,8 @@ impl Connection {
     }
 
     /// Sends a call; its outcome goes to `reply_to`, whatever it is. An answer that takes longer than
-    /// `patience` from `now` counts as lost. The other end hears of `trace` if it knows of traces.
+    /// `patience` from `now` counts as lost. The other end hears of `trace` if it knows of traces; a call that it does
+    /// not know is not sent.
     pub(crate) fn submit(
         &self,
         (head, body): Pieces,
@@ -200,6 +201,9 @@ impl Connection {
         patience: Duration,
         reply_to: ReplyTo,
     ) {
+        if wire::since(&head) > self.version {
+            return reply_to.send(Err(CallError::NotSent));
+        }
         let pending = Pending { reply_to, sent: now, expires: now + patience };
         let added = self.in_flight.lock().add(pending);
         let correlation = match added {

@@ -3,6 +3,8 @@
 //! All that is decided is decided in [`cartwheel_core::gossip`]. Whoever does not have the cluster's secret gets
 //! no connection for calls, and so can't read, join or poison the gossip.
 
+mod learn;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +46,8 @@ struct Shared {
     start: Instant,
     state: Mutex<State>,
     changed: Notify,
+    /// Rung when somebody knows a newer ring.
+    newer: Notify,
 }
 
 #[derive(Debug)]
@@ -61,6 +65,7 @@ impl GossipHandle {
     #[must_use]
     pub fn start(peers: Peers, follower: Follower, seams: Seams, me: NodeId, own: Own) -> Self {
         let (handle, ended) = Self::new(peers, follower, Some(me));
+        tokio::spawn(learn::learn(Arc::clone(&handle.shared), seams.clone(), ended.clone()));
         tokio::spawn(exchange(Arc::clone(&handle.shared), seams, own, ended));
         handle
     }
@@ -69,6 +74,7 @@ impl GossipHandle {
     #[must_use]
     pub fn listen(peers: Peers, follower: Follower, seams: Seams) -> Self {
         let (handle, ended) = Self::new(peers, follower, None);
+        tokio::spawn(learn::learn(Arc::clone(&handle.shared), seams.clone(), ended.clone()));
         tokio::spawn(ask(Arc::clone(&handle.shared), seams, ended));
         handle
     }
@@ -76,8 +82,8 @@ impl GossipHandle {
     fn new(peers: Peers, follower: Follower, me: Option<NodeId>) -> (Self, watch::Sender<()>) {
         let (ended, alive) = watch::channel(());
         let state = State { gossip: Gossip::new(me), changes: 0, nudged: 0 };
-        let (start, changed) = (Instant::now(), Notify::new());
-        let shared = Arc::new(Shared { peers, follower, start, state: Mutex::new(state), changed });
+        let (start, changed, newer) = (Instant::now(), Notify::new(), Notify::new());
+        let shared = Arc::new(Shared { peers, follower, start, state: Mutex::new(state), changed, newer });
         (Self { shared, _alive: alive }, ended)
     }
 
@@ -166,6 +172,9 @@ impl Shared {
         });
         if nudge {
             self.follower.nudge();
+        }
+        if newest > view.version() {
+            self.newer.notify_one();
         }
     }
 
@@ -304,13 +313,13 @@ mod tests {
 
     use cartwheel_bucket::{MemoryBucket, SharedBucket};
     use cartwheel_core::frame::FrameVersion;
-    use cartwheel_core::ring::{Member, MemberState};
+    use cartwheel_core::ring::{Member, MemberState, RingDocument};
     use cartwheel_core::standing::Standing;
 
     use super::*;
     use crate::frames::{Handler, IncomingCall, accept};
     use crate::http_server::{Limits, serve};
-    use crate::membership::{Founding, create, found};
+    use crate::membership::{Founding, create, found, read_newest};
     use crate::peer::FRAMES_PATH;
     use crate::seams::Listener;
     use crate::secret::ClusterSecret;
@@ -320,8 +329,13 @@ mod tests {
 
     impl Handler for Service {
         fn handle(&self, call: IncomingCall) {
-            let Ok(Call { request: Request::Gossip(words), .. }) = Call::decode(call.payload) else { return };
-            let reply = Reply::Gossip(self.0.answer(words).unwrap());
+            let reply = match Call::decode(call.payload).unwrap().request {
+                Request::Gossip(words) => Reply::Gossip(self.0.answer(words).unwrap()),
+                Request::Ring => {
+                    Reply::Ring(self.0.shared.follower.view().unwrap().document.to_json().into())
+                }
+                _ => return,
+            };
             call.reply.send(Answer { ring_version: 1, reply }.encode());
         }
     }
@@ -399,9 +413,13 @@ mod tests {
         for (name, address, listener, runtime) in bound {
             let says = if name == id("c") { c_says.clone() } else { word(1, Standing::Counting, vec![]) };
             let _inside = runtime.enter();
-            let own: Own = Box::new(move || says.clone());
-            let gossip =
-                GossipHandle::start(peers("right"), follow(&bucket), Seams::real(), name.clone(), own);
+            let follower = follow(&bucket);
+            let knows = follower.clone();
+            let own: Own = Box::new(move || Word {
+                ring_version: knows.view().map_or(0, |view| view.version()),
+                ..says.clone()
+            });
+            let gossip = GossipHandle::start(peers("right"), follower, Seams::real(), name.clone(), own);
             let service = Arc::new(Service(gossip.clone()));
             let token = ClusterSecret::given("right").node_token();
             let route = axum::routing::get(move |request| async move {
@@ -475,6 +493,42 @@ mod tests {
         // The same words from someone who knows the secret are taken in.
         assert!(matches!(tell("right").await, Ok(Answer { reply: Reply::Gossip(_), .. })));
         assert_eq!(gossip.word(&id("b")).unwrap().generation, 900);
+        for (_, process) in cluster.nodes {
+            process.kill();
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_not_shown_a_new_ring_by_the_bucket_hears_it_from_nodes() {
+        let cluster = cluster(word(1, Standing::Counting, vec![])).await;
+        let first = read_newest(&*cluster.bucket, 0).await.unwrap().unwrap();
+        let shown: SharedBucket = Arc::new(MemoryBucket::new());
+        create(&*shown, &first).await.unwrap();
+        let follower = follow(&shown);
+        let speaking = |newest| {
+            let token = ClusterSecret::given("right").node_token();
+            let peers = Peers::speaking(newest, Seams::real(), token);
+            GossipHandle::listen(peers, follower.clone(), Seams::real())
+        };
+        let _old = speaking(FrameVersion::One);
+        let leaves = |document: &RingDocument, to: &str| {
+            let moved = document.with_address(&id("c"), to, document.changed.clone(), "n".to_owned());
+            moved.unwrap()
+        };
+        let second = leaves(&first, "127.0.0.1:1");
+        create(&*cluster.bucket, &second).await.unwrap();
+        let soon =
+            |after, seconds| tokio::time::timeout(Duration::from_secs(seconds), follower.newer_than(after));
+        assert!(soon(1, 9).await.is_err(), "a node is not asked what its frames do not have");
+        let _new = speaking(FrameVersion::Two);
+        assert_eq!(soon(1, 60).await.unwrap().unwrap().document, second);
+        // Not what is older than that, nor what is of another cluster.
+        follower.offer(first);
+        let stranger = RingDocument { cluster: "other".to_owned(), ..leaves(&second, "127.0.0.1:2") };
+        follower.offer(stranger);
+        let third = leaves(&second, "127.0.0.1:3");
+        create(&*cluster.bucket, &third).await.unwrap();
+        assert_eq!(soon(2, 60).await.unwrap().unwrap().document, third);
         for (_, process) in cluster.nodes {
             process.kill();
         }

@@ -6,7 +6,7 @@ mod change;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use cartwheel_bucket::{Bucket, BucketError, Created, SharedBucket};
 use cartwheel_core::names::NodeId;
@@ -270,6 +270,7 @@ pub struct Follower {
     /// receivers in a random one, and then no simulation repeats.
     changed: Arc<Notify>,
     nudge: Arc<Notify>,
+    heard: mpsc::Sender<RingDocument>,
 }
 
 impl Follower {
@@ -279,8 +280,18 @@ impl Follower {
     pub fn start(bucket: SharedBucket, seams: Seams, interval: Duration) -> Self {
         let (sender, view) = watch::channel(None);
         let (changed, nudge) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        tokio::spawn(follow(bucket, seams, interval, sender, Arc::clone(&changed), Arc::clone(&nudge)));
-        Self { view, changed, nudge }
+        // Who offers while one waits offers again, if that one was not enough.
+        let (heard, offers) = mpsc::channel(1);
+        let following = Following {
+            bucket,
+            seams,
+            interval,
+            sender,
+            changed: Arc::clone(&changed),
+            nudge: Arc::clone(&nudge),
+        };
+        tokio::spawn(following.run(offers));
+        Self { view, changed, nudge, heard }
     }
 
     /// The newest view; `None` before the first ring document was read.
@@ -292,6 +303,12 @@ impl Follower {
     /// Looks for a newer ring now.
     pub fn nudge(&self) {
         self.nudge.notify_one();
+    }
+
+    /// Takes over a document that another process of the cluster has read from the bucket, if it is newer than the one
+    /// known and of the same cluster.
+    pub fn offer(&self, document: RingDocument) {
+        let _ = self.heard.try_send(document);
     }
 
     /// Waits for a view of at least `version`, nudging once. The caller bounds the time.
@@ -343,40 +360,73 @@ async fn restore(bucket: &dyn Bucket, known: &RingDocument) -> Result<(), Bucket
     }
 }
 
-async fn follow(
+/// The task that follows; the only one that writes the view.
+struct Following {
     bucket: SharedBucket,
     seams: Seams,
     interval: Duration,
     sender: watch::Sender<Option<Arc<View>>>,
     changed: Arc<Notify>,
     nudge: Arc<Notify>,
-) {
-    let mut looked = tokio::time::Instant::now();
-    loop {
-        let view = sender.borrow().clone();
+}
+
+impl Following {
+    async fn run(self, mut offers: mpsc::Receiver<RingDocument>) {
+        let mut looked = tokio::time::Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                Some(document) = offers.recv() => self.take(document),
+                () = self.look(&mut looked) => {}
+            }
+            let micros = u64::try_from(self.interval.as_micros()).unwrap_or(u64::MAX);
+            let next = tokio::time::Instant::now()
+                + Duration::from_micros(micros / 2 + self.seams.random.below(micros));
+            loop {
+                tokio::select! {
+                    biased;
+                    () = self.sender.closed() => return,
+                    Some(document) = offers.recv() => self.take(document),
+                    () = self.nudge.notified() => break,
+                    () = tokio::time::sleep_until(next) => break,
+                }
+            }
+        }
+    }
+
+    /// Looks into the bucket.
+    async fn look(&self, looked: &mut tokio::time::Instant) {
+        let view = self.sender.borrow().clone();
         if let Some(view) = view.filter(|_| looked.elapsed() >= LOOK_AGAIN) {
-            looked = tokio::time::Instant::now();
-            if let Err(error) = restore(&*bucket, &view.document).await {
+            *looked = tokio::time::Instant::now();
+            if let Err(error) = restore(&*self.bucket, &view.document).await {
                 tracing::debug!(%error, "can't look whether the ring document is in order");
             }
         }
-        let known = sender.borrow().as_ref().map_or(0, |v| v.version());
-        match read_newest(&*bucket, known).await {
-            Ok(Some(document)) if document.version > known => {
-                sender.send_replace(Some(Arc::new(View::new(document))));
-                changed.notify_waiters();
-            }
-            Ok(_) => {}
+        let known = self.sender.borrow().as_ref().map_or(0, |v| v.version());
+        match read_newest(&*self.bucket, known).await {
+            Ok(Some(document)) => self.take(document),
+            Ok(None) => {}
             Err(error) => tracing::warn!(%error, "can't read the ring document; keeping the one known"),
         }
-        let micros = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX);
-        let pause = Duration::from_micros(micros / 2 + seams.random.below(micros));
-        tokio::select! {
-            biased;
-            () = sender.closed() => return,
-            () = nudge.notified() => {}
-            () = tokio::time::sleep(pause) => {}
+    }
+
+    fn take(&self, document: RingDocument) {
+        let known = self.sender.borrow().clone();
+        if let Some(known) = known {
+            if document.version <= known.version() {
+                return;
+            }
+            if document.cluster != known.document.cluster {
+                tracing::error!(
+                    version = document.version,
+                    "a ring document is of another cluster; passing it over"
+                );
+                return;
+            }
         }
+        self.sender.send_replace(Some(Arc::new(View::new(document))));
+        self.changed.notify_waiters();
     }
 }
 

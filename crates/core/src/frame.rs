@@ -20,7 +20,8 @@ use crate::codec::DecodeError;
 pub enum FrameVersion {
     /// Calls, answers, pings.
     One = 1,
-    /// Calls may say what trace they are part of ([`FrameKind::TracedCall`]).
+    /// Calls may say what trace they are part of ([`FrameKind::TracedCall`]), and nodes hand out the ring document
+    /// ([`crate::wire::Request::Ring`]).
     Two = 2,
 }
 

@@ -413,6 +413,13 @@ impl Gossip {
         self.liveness(node, now_ms) == Liveness::Alive
     }
 
+    /// Who is known to live and knows a newer ring than `version`, sorted.
+    #[must_use]
+    pub fn ahead(&self, version: u64, now_ms: u64) -> Vec<NodeId> {
+        let ahead = self.others.iter().filter(|(_, known)| known.word.ring_version > version);
+        ahead.map(|(node, _)| node).filter(|node| self.alive(node, now_ms)).cloned().collect()
+    }
+
     /// Who is known to live, this node among them, sorted.
     #[must_use]
     pub fn alive_members(&self, now_ms: u64) -> Vec<NodeId> {

@@ -66,6 +66,7 @@ rules! {
     WriteBothRings, "write-both-rings", "while the ring changes, a write must be held by the homes of both rings";
     CopyBeforeReady, "copy-before-ready", "a new home says that it is ready once it holds its ranges";
     RefuseStaleRing, "refuse-stale-ring", "a node refuses writes under an older ring than it has said to know";
+    LearnRing, "learn-ring", "who hears of a newer ring that the bucket does not show has a node show it";
 }
 
 #[cfg(feature = "mutations")]

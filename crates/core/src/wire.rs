@@ -17,6 +17,7 @@ use crate::names::{Key, Namespace, NodeId};
 use crate::quorum::Durability;
 use crate::record::{Brief, Version, etag};
 use crate::standing::Standing;
+pub use call::since;
 pub use repair::{MAX_FETCHED, MAX_SPANS, MAX_SUMS, Repair};
 
 /// Most entity tags in one precondition.
@@ -192,6 +193,8 @@ pub enum Request {
     },
     /// A home compares what it holds with what you hold.
     Repair(Repair),
+    /// What is the newest ring document that you know?
+    Ring,
 }
 
 /// Most keys of one [`Request::Attest`] or [`Request::Reap`].
@@ -299,6 +302,8 @@ pub enum Reply {
         /// Ascending by hash.
         clocks: Vec<(KeyHash, Clock)>,
     },
+    /// The newest ring document that the node knows, in the form that it has in the bucket.
+    Ring(Bytes),
     /// It did nothing.
     Refused(Refusal),
 }
@@ -349,6 +354,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Actor;
+    use crate::frame::FrameVersion;
     use crate::merkle::Span;
     use crate::record::Value;
 
@@ -419,6 +425,13 @@ mod tests {
         .collect()
     }
 
+    /// What came with version 2 of frames.
+    fn later() -> (Call, Answer) {
+        let document = Bytes::from_static(b"{}");
+        let call = Call { ring_version: 42, request: Request::Ring };
+        (call, Answer { ring_version: 42, reply: Reply::Ring(document) })
+    }
+
     fn answers() -> Vec<Answer> {
         let dot = Dot { actor: Actor::parse("node-a.1").unwrap(), n: 3 };
         let clock: Clock = [dot.clone()].into_iter().collect();
@@ -467,12 +480,20 @@ mod tests {
 
     #[test]
     fn everything_round_trips() {
-        for call in calls() {
+        let (call, answer) = later();
+        for call in calls().into_iter().chain([call]) {
             assert_eq!(Call::decode(join(call.encode())).unwrap(), call);
         }
-        for answer in answers() {
+        for answer in answers().into_iter().chain([answer]) {
             assert_eq!(Answer::decode(join(answer.encode())).unwrap(), answer);
         }
+    }
+
+    #[test]
+    fn every_call_says_which_version_of_frames_has_it() {
+        assert!(calls().iter().all(|call| since(&call.encode().0) == FrameVersion::One));
+        assert_eq!(since(&later().0.encode().0), FrameVersion::Two);
+        assert_eq!(since(b""), FrameVersion::One);
     }
 
     #[test]
@@ -481,6 +502,9 @@ mod tests {
         crate::golden::check("calls-v1.bin", &calls);
         let answers: Vec<u8> = answers().iter().flat_map(|a| join(a.encode()).to_vec()).collect();
         crate::golden::check("answers-v1.bin", &answers);
+        let (call, answer) = later();
+        crate::golden::check("calls-v2.bin", &join(call.encode()));
+        crate::golden::check("answers-v2.bin", &join(answer.encode()));
     }
 
     #[test]

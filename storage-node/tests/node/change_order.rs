@@ -9,6 +9,7 @@ use cartwheel_cluster::membership::{self, View};
 use cartwheel_cluster::seams::Seams;
 use cartwheel_core::clock::{Actor, Clock, Dot};
 use cartwheel_core::container::Container;
+use cartwheel_core::frame::FrameVersion;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::quorum::Durability;
 use cartwheel_core::record::{Brief, Record};
@@ -33,7 +34,10 @@ async fn rigged_node(cluster: &Cluster, name: &str) -> (RunningNode, Arc<Rigged>
     let rigged = Rigged::new(Arc::clone(&cluster.bucket));
     let bucket: SharedBucket = rigged.clone();
     let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
-    let node = start(cluster.config(name), Seams::real(), Some(disk), bucket, &secret()).await.unwrap();
+    let mut config = cluster.config(name);
+    // What the bucket does not show it, it does not know: by these frames it can't ask other nodes for the ring.
+    config.frames = FrameVersion::One;
+    let node = start(config, Seams::real(), Some(disk), bucket, &secret()).await.unwrap();
     (node, rigged)
 }
 

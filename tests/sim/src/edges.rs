@@ -15,7 +15,7 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 use turmoil::Sim;
 
-use crate::cluster::{GATEWAYS, Gateway, Machine, Place, Presence, add_gateway};
+use crate::cluster::{GATEWAYS, Gateway, Machine, Place, Presence, add_gateway, bucket_faults};
 use crate::http::{Answer, Http};
 use crate::options::Options;
 use crate::report::{Check, Outcome, Report, Scene, Violation};
@@ -56,6 +56,8 @@ pub enum Order {
     Mend(&'static str, &'static str),
     /// The connections that a gateway has opened break.
     Reset(usize),
+    /// A gateway does not reach the bucket any more.
+    Blind(usize),
 }
 
 /// What the client and the loop share.
@@ -296,6 +298,7 @@ fn drive(
                 Order::Crash(_) => Some("crashed"),
                 Order::Cut(..) => Some("cut"),
                 Order::Reset(_) => Some("reset"),
+                Order::Blind(_) => Some("without bucket"),
                 Order::Start(_) | Order::Replace(_) | Order::Mend(..) => None,
             };
             if let Some(kind) = kind {
@@ -318,6 +321,7 @@ fn drive(
                 Order::Cut(a, b) => sim.partition(a, b),
                 Order::Mend(a, b) => sim.repair(a, b),
                 Order::Reset(gateway) => gateways[gateway].host.breaks.all(),
+                Order::Blind(gateway) => gateways[gateway].reach.faults.set(bucket_faults(true)),
             }
         }
         match steps::step(sim) {

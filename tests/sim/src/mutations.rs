@@ -27,6 +27,7 @@ const NOTICED_BY: &[(&str, Scene)] = &[
     ("write-both-rings", Scene::Edges),
     ("copy-before-ready", Scene::Changes),
     ("refuse-stale-ring", Scene::Edges),
+    ("learn-ring", Scene::Edges),
     ("ask-back-lost-disk", Scene::Edges),
     ("keep-hints", Scene::Edges),
     ("tombstone-proof", Scene::Edges),

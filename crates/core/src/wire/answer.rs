@@ -25,6 +25,7 @@ const HANDOVER: u8 = 13;
 const ATTESTED: u8 = 14;
 const SUMS: u8 = 15;
 const CLOCKS: u8 = 16;
+const RING: u8 = 17;
 
 impl Answer {
     /// The answer's bytes.
@@ -103,6 +104,10 @@ impl Answer {
                 out.put_u8(u8::from(*more));
                 put_clocks(&mut out, clocks);
             }
+            Reply::Ring(document) => {
+                tag(&mut out, RING);
+                body = document.clone();
+            }
             Reply::Refused(refusal) => {
                 tag(&mut out, REFUSED);
                 encode_refusal(&mut out, refusal);
@@ -158,6 +163,7 @@ impl Answer {
             PAGE => Reply::Page { more: read_flag(&mut r, "more")?, records: r.rest() },
             HELLO_TOO => Reply::Hello,
             STATUS_IS => Reply::Status(r.rest()),
+            RING => Reply::Ring(r.rest()),
             REFUSED => Reply::Refused(decode_refusal(&mut r)?),
             _ => return Err(DecodeError::Malformed("reply tag")),
         };

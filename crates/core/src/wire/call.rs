@@ -5,6 +5,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{Call, Deceased, MAX_DECEASED, MAX_TAGS, Pieces, Precondition, Repair, Request, Tags};
 use crate::clock::{Actor, Dot, MAX_COUNT, decode_actors, encode_actors};
 use crate::codec::{DecodeError, Reader, put_bytes, put_varint};
+use crate::frame::FrameVersion;
 use crate::hash::KeyHash;
 use crate::names::{Key, Namespace, NodeId};
 use crate::quorum::Durability;
@@ -26,6 +27,14 @@ const OFFER: u8 = 13;
 const ATTEST: u8 = 14;
 const REAP: u8 = 15;
 const REPAIR: u8 = 16;
+const RING: u8 = 17;
+
+/// The version of frames that the call of which `head` is the beginning came with: a connection of an older one does
+/// not carry it.
+#[must_use]
+pub fn since(head: &[u8]) -> FrameVersion {
+    if head.first() == Some(&RING) { FrameVersion::Two } else { FrameVersion::One }
+}
 
 fn put_tags(out: &mut BytesMut, kind: u8, tags: &Tags) {
     out.put_u8(kind);
@@ -243,6 +252,7 @@ impl Call {
                 tag(&mut out, REPAIR);
                 asked.encode(&mut out);
             }
+            Request::Ring => tag(&mut out, RING),
         }
         (out.freeze(), body)
     }
@@ -356,6 +366,10 @@ impl Call {
                 Request::Reap { partition, keys }
             }
             REPAIR => Request::Repair(Repair::decode(&mut r)?),
+            RING => {
+                r.end("ring")?;
+                Request::Ring
+            }
             _ => return Err(DecodeError::Malformed("request tag")),
         };
         Ok(Self { ring_version, request })

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use cartwheel_core::frame::FrameVersion;
 use tokio::time::Instant;
 
 use super::{Hand, NODES, Order, SPARE, TWIN, homes_now_and_then};
 use crate::cluster::GATEWAYS;
 use crate::report::Check;
+use crate::versions::Versions;
 use crate::world::pass;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -17,14 +19,15 @@ const MS: Duration = Duration::from_millis(1);
 
 /// Plays the episode of this seed.
 pub async fn play(seed: u64, hand: Hand) {
-    match seed % 7 {
+    match seed % 8 {
         0 => away_twice(hand).await,
         1 => deleted_meanwhile(hand).await,
         2 => broken_connections(hand).await,
         3 => written_amid_a_change(hand).await,
         4 => two_of_one_name(hand).await,
         5 => last_words(hand).await,
-        _ => lost_disk(hand).await,
+        6 => lost_disk(hand).await,
+        _ => not_told_by_the_bucket(seed, hand).await,
     }
 }
 
@@ -340,5 +343,43 @@ async fn lost_disk(mut hand: Hand) {
     };
     if !shown.contains(&"after".to_owned()) {
         hand.violate(Check::Lost, &format!("after was acknowledged, and {shown:?} is shown"));
+    }
+}
+
+/// A gateway can't read the bucket, and the place of a node is taken by another machine: there is a new ring. The gateway
+/// hears it from nodes, so that after a few seconds it has writes accepted again (P7).
+async fn not_told_by_the_bucket(seed: u64, mut hand: Hand) {
+    // Frames of the first version can't say it.
+    let can_say = |who: &str| Versions::of(seed, who).next() >= FrameVersion::Two;
+    let Some(gateway) = (0..GATEWAYS.len()).find(|gateway| can_say(GATEWAYS[*gateway])) else { return };
+    let any = usize::try_from(hand.random.millis(0..6).as_millis()).unwrap();
+    let goes = NODES[any];
+    if NODES.into_iter().filter(|node| ![goes, SPARE].contains(node)).filter(|node| can_say(node)).count() < 2
+    {
+        return;
+    }
+    if hand.put(gateway, "told", "&w=3", None, "before").await.is_none() {
+        return hand.violate(Check::Refused, "all is well, and a write is refused");
+    }
+    hand.order(Order::Blind(gateway));
+    pass(hand.random.millis(0..3_000)).await;
+    let before = hand.ring().await.version();
+    hand.order(Order::Crash(goes));
+    pass(hand.random.millis(0..3_000)).await;
+    hand.order(Order::Replace(goes));
+    let give_up = Instant::now() + 60 * SECOND;
+    while hand.ring().await.version() == before {
+        if Instant::now() > give_up {
+            return hand.violate(Check::Ring, "the other machine is not in the ring");
+        }
+        pass(50 * MS).await;
+    }
+    pass(5 * SECOND).await;
+    for n in 0..8 {
+        let key = format!("told-{n}");
+        if hand.put(gateway, &key, "&w=2&durability=disk", None, "after").await.is_none() {
+            return hand
+                .violate(Check::Refused, &format!("{key}: five nodes are there, and a write is refused"));
+        }
     }
 }
