@@ -1,6 +1,9 @@
 //! Changes of the membership by operators: planned, applied at the version that was planned, refused by name, and
 //! carried out while clients go on.
 
+use std::sync::Arc;
+
+use cartwheel_bucket::{Faults, FaultyBucket};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -239,4 +242,30 @@ async fn what_makes_no_sense_is_refused_by_name() {
         }
     }
     assert_eq!(ring_version(&client).await, 1);
+}
+
+/// Nodes refuse what is sent as an older ring was; a gateway that can't look into the bucket has them show it the new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_without_the_bucket_goes_on_through_a_change() {
+    let mut cluster = Cluster::nodes(4).store(Kind::Memory).start().await;
+    let way = Arc::new(FaultyBucket::new(cluster.bucket().await, 1));
+    cluster.start_gateway_at(way.clone()).await;
+    cluster.gateway_reaches(1, 4).await;
+    let (sees, blind) = (cluster.gateway(0), cluster.gateway(1));
+    way.set(Faults { unavailable: true, ..Faults::default() });
+    let edits = json!([{"weight": {"id": "node-a", "weight": 3}}]);
+    post(&sees, APPLY, &json!({ "edits": edits, "ring_version": 1 })).gives(200).await;
+    // Whatever step of the change is the last that it was shown.
+    for number in 0..40 {
+        blind
+            .put(&format!("carts/{number}"), format!("value {number}"))
+            .query("deadline=20s")
+            .gives(204)
+            .await;
+    }
+    let shown = settled(&sees, 2).await;
+    let heard = settled(&blind, shown["version"].as_u64().unwrap()).await;
+    assert_eq!((&heard["version"], &heard["owners"]), (&shown["version"], &shown["owners"]));
+    all_is_there(&sees).await;
+    all_is_there(&blind).await;
 }

@@ -248,18 +248,24 @@ impl Cluster {
 
     /// A gateway that has this secret.
     pub(crate) async fn start_gateway_with(&mut self, secret: &ClusterSecret) {
-        self.start_gateway_in(Seams::real(), secret).await;
+        let bucket = self.bucket().await;
+        self.start_gateway_in(Seams::real(), bucket, secret).await;
+    }
+
+    /// A gateway that reaches the store in this way.
+    pub(crate) async fn start_gateway_at(&mut self, bucket: SharedBucket) {
+        let secret = self.secret.clone();
+        self.start_gateway_in(Seams::real(), bucket, &secret).await;
     }
 
     /// A gateway that goes by this clock.
     pub(crate) async fn start_gateway_by(&mut self, clock: Arc<dyn WallClock>) {
-        let secret = self.secret.clone();
-        self.start_gateway_in(Seams { clock, ..Seams::real() }, &secret).await;
+        let (bucket, secret) = (self.bucket().await, self.secret.clone());
+        self.start_gateway_in(Seams { clock, ..Seams::real() }, bucket, &secret).await;
     }
 
-    async fn start_gateway_in(&mut self, seams: Seams, secret: &ClusterSecret) {
-        let (config, bucket) = (self.builder.gateway.clone(), self.store.connect().await);
-        let started = cartwheel_gateway::start(config, seams, bucket, secret).await;
+    async fn start_gateway_in(&mut self, seams: Seams, bucket: SharedBucket, secret: &ClusterSecret) {
+        let started = cartwheel_gateway::start(self.builder.gateway.clone(), seams, bucket, secret).await;
         self.gateways.push(started.unwrap());
     }
 
