@@ -260,7 +260,7 @@ impl Inner {
             Request::Hello => reply.send(Reply::Hello),
             Request::Status => reply.send(Reply::Status(inner.status())),
             Request::Ring => match inner.follower.view() {
-                Some(view) => reply.send(Reply::Ring(view.document.to_json().into())),
+                Some(view) => reply.send(Reply::Ring(view.bytes())),
                 None => reply.refuse(Refusal::Unable("no ring document was found yet".to_owned())),
             },
             Request::Gossip(words) => match inner.gossip.answer(words) {

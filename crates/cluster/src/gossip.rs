@@ -331,9 +331,7 @@ mod tests {
         fn handle(&self, call: IncomingCall) {
             let reply = match Call::decode(call.payload).unwrap().request {
                 Request::Gossip(words) => Reply::Gossip(self.0.answer(words).unwrap()),
-                Request::Ring => {
-                    Reply::Ring(self.0.shared.follower.view().unwrap().document.to_json().into())
-                }
+                Request::Ring => Reply::Ring(self.0.shared.follower.view().unwrap().bytes()),
                 _ => return,
             };
             call.reply.send(Answer { ring_version: 1, reply }.encode());
@@ -364,7 +362,7 @@ mod tests {
     }
 
     fn follow(bucket: &SharedBucket) -> Follower {
-        Follower::start(Arc::clone(bucket), Seams::real(), Duration::from_secs(5))
+        Follower::start(Arc::clone(bucket), Seams::real(), Duration::from_secs(1))
     }
 
     /// A process: all that runs in it ends with it, and its sockets are closed.
@@ -519,13 +517,15 @@ mod tests {
         create(&*cluster.bucket, &second).await.unwrap();
         let soon =
             |after, seconds| tokio::time::timeout(Duration::from_secs(seconds), follower.newer_than(after));
-        assert!(soon(1, 9).await.is_err(), "a node is not asked what its frames do not have");
+        assert!(soon(1, 4).await.is_err(), "a node is not asked what its frames do not have");
         let _new = speaking(FrameVersion::Two);
         assert_eq!(soon(1, 60).await.unwrap().unwrap().document, second);
         // Not what is older than that, nor what is of another cluster.
-        follower.offer(first);
         let stranger = RingDocument { cluster: "other".to_owned(), ..leaves(&second, "127.0.0.1:2") };
-        follower.offer(stranger);
+        for other in [first, stranger] {
+            follower.offer(other);
+            assert!(soon(2, 1).await.is_err());
+        }
         let third = leaves(&second, "127.0.0.1:3");
         create(&*cluster.bucket, &third).await.unwrap();
         assert_eq!(soon(2, 60).await.unwrap().unwrap().document, third);

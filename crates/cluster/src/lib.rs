@@ -1,6 +1,7 @@
 //! Who is in the cluster, and how to call them.
 //!
-//! [`membership`] is the truth about members (ring documents in the bucket), [`gossip`] says which of them live;
+//! [`membership`] is the truth about members (ring documents in the bucket), [`gossip`] says which of them live,
+//! and that there is a newer ring;
 //! [`peer`] and [`frames`] are the two ends of a call; [`http_server`] is the accept loop of every port, and
 //! [`metrics`] what it shows of the process; [`trace`] is what goes along with calls; [`seams`] is what a simulation
 //! replaces.

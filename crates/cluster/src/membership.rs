@@ -3,9 +3,11 @@
 
 mod change;
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
 
 use cartwheel_bucket::{Bucket, BucketError, Created, SharedBucket};
@@ -57,13 +59,21 @@ pub struct View {
     pub current: Ring,
     /// Who will hold what after the pending change; the same as `current` without one.
     pub next: Ring,
+    bytes: OnceLock<Bytes>,
 }
 
 impl View {
     /// Works out the placements.
     #[must_use]
     pub fn new(document: RingDocument) -> Self {
-        Self { current: Ring::current(&document), next: Ring::next(&document), document }
+        let (current, next) = (Ring::current(&document), Ring::next(&document));
+        Self { document, current, next, bytes: OnceLock::new() }
+    }
+
+    /// The document as it is in the bucket.
+    #[must_use]
+    pub fn bytes(&self) -> Bytes {
+        self.bytes.get_or_init(|| self.document.to_json().into()).clone()
     }
 
     /// The ring version.
@@ -275,7 +285,7 @@ pub struct Follower {
 
 impl Follower {
     /// Starts following: looks for a newer ring every `interval` (a little more or less at random), and at
-    /// once when nudged. It ends when every clone is dropped.
+    /// once when nudged; takes over what is offered. It ends when every clone is dropped.
     #[must_use]
     pub fn start(bucket: SharedBucket, seams: Seams, interval: Duration) -> Self {
         let (sender, view) = watch::channel(None);
@@ -374,10 +384,15 @@ impl Following {
     async fn run(self, mut offers: mpsc::Receiver<RingDocument>) {
         let mut looked = tokio::time::Instant::now();
         loop {
-            tokio::select! {
-                biased;
-                Some(document) = offers.recv() => self.take(document),
-                () = self.look(&mut looked) => {}
+            {
+                let mut look = pin!(self.look(&mut looked));
+                loop {
+                    tokio::select! {
+                        biased;
+                        Some(document) = offers.recv() => self.take(document),
+                        () = &mut look => break,
+                    }
+                }
             }
             let micros = u64::try_from(self.interval.as_micros()).unwrap_or(u64::MAX);
             let next = tokio::time::Instant::now()

@@ -44,7 +44,7 @@ fn members(cluster: &Value, ring_version: Option<u64>) -> Vec<Check> {
         checks.push(Check::warn(
             "ring version",
             detail,
-            "it should take seconds: does the gateway reach the bucket?",
+            "it should take seconds: does the gateway reach the bucket, or storage nodes?",
         ));
     }
     for member in cluster["members"].as_array().into_iter().flatten() {

@@ -34,8 +34,8 @@ const LIFETIMES: [Duration; 3] =
 /// Hops are simulated: nodes at random places, finger tables and successor lists as Chord builds them, random keys
 /// looked up from random nodes. State and traffic per node follow from formulas: each node leaves once per
 /// --lifetime and another joins; with everyone known, each change is told to all; with Chord, each --stabilise a
-/// node looks after its neighbours and one finger. "Cartwheel as built" reads ring documents from the bucket and
-/// gossips whole views every 300 ms; it has at most 1024 members. No traffic is sent.
+/// node looks after its neighbours and one finger. "Cartwheel as built" reads ring documents from the bucket and from
+/// a node, and gossips whole views every 300 ms; it has at most 1024 members. No traffic is sent.
 #[derive(Debug, Clone, Args)]
 #[command(
     after_help = "Example:\n  cartwheel sim routing\n  cartwheel sim routing --nodes 64,4096 --lifetime 1h --rate 10 -o json"

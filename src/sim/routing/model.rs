@@ -114,7 +114,8 @@ pub(super) fn chord(shape: &Shape, assumed: &Assumed) -> Cost {
     }
 }
 
-/// Cartwheel as it is built: ring documents in the bucket, placement tables, and gossip of whole views. `None` for
+/// Cartwheel as it is built: ring documents, each from the bucket and from a node, placement tables, and gossip of whole
+/// views. `None` for
 /// more members than a ring document holds.
 ///
 /// # Errors
@@ -128,7 +129,8 @@ pub(super) fn as_built(nodes: usize, assumed: &Assumed) -> Result<Option<Cost>, 
     let partners = FANOUT.min(nodes.saturating_sub(1)) as f64;
     // A node asks so many and is asked by as many; each time it receives all words.
     let gossip = 2.0 * partners * (words as f64 + HEADER_BYTES) * 1000.0 / TICK_MS as f64;
-    let documents = assumed.changes(nodes as f64) * VERSIONS_PER_CHANGE * (document as f64 + HEADER_BYTES);
+    let documents =
+        assumed.changes(nodes as f64) * VERSIONS_PER_CHANGE * 2.0 * (document as f64 + HEADER_BYTES);
     Ok(Some(Cost {
         state: (document + tables) as f64 + words as f64,
         upkeep: gossip + documents,

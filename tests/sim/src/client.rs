@@ -452,12 +452,6 @@ impl Client {
         }
     }
 
-    /// Had a write of which the last answer is to be accepted?
-    fn had_to_be_accepted(&self, began: Duration, ask: &Ask) -> bool {
-        let is_shown_rings = self.shared.presence.is_shown_rings(self.asked);
-        self.shared.weather.owes(self.asked, is_shown_rings, began, now(), ask)
-    }
-
     async fn try_write(&mut self, sent: &Sent) -> Written {
         let written = self.try_to_write(sent).await;
         self.shared.checker.lock().ended(sent.id);
@@ -492,7 +486,8 @@ impl Client {
                     if answer.is_degraded() {
                         checker.by_bucket.insert(*id);
                     }
-                    checker.counts.had_to += u64::from(self.had_to_be_accepted(began, ask));
+                    checker.counts.had_to +=
+                        u64::from(self.shared.weather.owes(self.asked, began, now(), ask));
                 }
                 self.look_at_written(&answer, sent, began, moment);
                 Written::Acknowledged { clock: answer.header("vector-clock").to_owned(), tag: tag.to_owned() }
@@ -509,7 +504,7 @@ impl Client {
             | StatusCode::GATEWAY_TIMEOUT => {
                 if answer.status != StatusCode::PRECONDITION_FAILED
                     && *how != How::DeletingBlindly
-                    && self.had_to_be_accepted(began, ask)
+                    && self.shared.weather.owes(self.asked, began, now(), ask)
                 {
                     let said = String::from_utf8_lossy(&answer.body);
                     let what = format!("write {id} of {key} had to be accepted, sent at {began:?}: {said}");

@@ -9,7 +9,6 @@ use cartwheel_cluster::membership::{self, Founding};
 use cartwheel_cluster::peer::Peers;
 use cartwheel_cluster::seams::Random;
 use cartwheel_cluster::secret::{ClusterSecret, NodeToken};
-use cartwheel_core::frame::FrameVersion;
 use cartwheel_core::header::ClockKey;
 use cartwheel_core::names::NodeId;
 use cartwheel_core::ring::{Member, MemberState, RingDocument};
@@ -328,8 +327,6 @@ pub struct Presence {
     lives: Lock<[(u64, u64); 2]>,
     /// How many faults are between the clients and each of them, and how often anybody asked meanwhile.
     troubles: Lock<[(u64, u64); 2]>,
-    /// Do they have nodes show them the ring? Frames of the first version can't.
-    shown_rings: Lock<[bool; 2]>,
 }
 
 impl Presence {
@@ -347,11 +344,6 @@ impl Presence {
         let (troubles, asked) = &mut self.troubles.lock()[gateway];
         *troubles = if begins { *troubles + 1 } else { troubles.saturating_sub(1) };
         *asked += 1;
-    }
-
-    /// Does it hear of a new ring where the bucket does not tell?
-    pub fn is_shown_rings(&self, gateway: usize) -> bool {
-        self.shown_rings.lock()[gateway]
     }
 
     /// It crashed.
@@ -385,7 +377,6 @@ pub fn add_gateway(sim: &mut Sim<'_>, place: &Place, gateway: usize, presence: &
             let mut config = GatewayConfig::new(format!("0.0.0.0:{PORT}"));
             config.frames = frames;
             let secret = ClusterSecret::given(SECRET);
-            presence.shown_rings.lock()[gateway] = frames >= FrameVersion::Two;
             let _gateway = cartwheel_gateway::start(config, seams, bucket, &secret).await?;
             presence.lives.lock()[gateway].1 += 1;
             std::future::pending().await

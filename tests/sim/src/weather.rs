@@ -29,7 +29,8 @@ struct Touch {
     buckets: Vec<usize>,
     /// The bucket itself.
     bucket: bool,
-    /// The ring says that a node is elsewhere; writes by who does not know yet are refused.
+    /// The ring says that a node is elsewhere; writes by who does not know yet are refused, and frames of the first
+    /// version can't say it.
     ring: bool,
     /// The node is dead meanwhile, and nothing else.
     dead: bool,
@@ -145,15 +146,7 @@ impl Weather {
     }
 
     /// Must a write be accepted that was sent to `gateway` and answered between these moments?
-    /// `is_shown_rings`: the gateway hears of a new ring from nodes too.
-    pub fn owes(
-        &self,
-        gateway: usize,
-        is_shown_rings: bool,
-        from: Duration,
-        to: Duration,
-        ask: &Ask,
-    ) -> bool {
+    pub fn owes(&self, gateway: usize, from: Duration, to: Duration, ask: &Ask) -> bool {
         if !self.known || from < CLEAR {
             return false;
         }
@@ -168,8 +161,7 @@ impl Weather {
         }
         let no_bucket = lately.iter().any(|touch| touch.bucket);
         let own_bucket = !no_bucket && !lately.iter().any(|touch| touch.buckets.contains(&gateway));
-        let hears = if is_shown_rings { CLEAR } else { LONG_CLEAR };
-        if !own_bucket && self.between(from, to, hears).any(|touch| touch.ring) {
+        if !own_bucket && self.between(from, to, LONG_CLEAR).any(|touch| touch.ring) {
             return false;
         }
         let founders = if has_joined { NODES.len() - 1 } else { NODES.len() };
@@ -212,7 +204,7 @@ mod tests {
     }
 
     fn owes(weather: &Weather, gateway: usize, at: u64, ask: Ask) -> bool {
-        weather.owes(gateway, true, Duration::from_secs(at), Duration::from_secs(at + 1), &ask)
+        weather.owes(gateway, Duration::from_secs(at), Duration::from_secs(at + 1), &ask)
     }
 
     #[test]
@@ -245,9 +237,6 @@ mod tests {
         let slow = (Fault::BucketSlow(Some(GATEWAY_HOST)), 20, 30);
         let both = weather(&[slow, (Fault::Twin(3, Seclusion::None), 18, 22)]);
         assert!(!owes(&both, 0, 25, Ask::default()) && owes(&both, 1, 25, Ask::default()));
-        assert!(owes(&both, 0, 29, Ask::default()), "it hears of that from nodes");
-        let (from, to) = (Duration::from_secs(29), Duration::from_secs(30));
-        assert!(!both.owes(0, false, from, to, &Ask::default()), "if its frames can say it");
         assert!(owes(&weather(&[slow]), 0, 25, Ask::default()));
     }
 
