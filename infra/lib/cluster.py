@@ -46,6 +46,7 @@ class Cluster:
         for number in (11, 12):
             until(f"gateway {at(number)} is ready", lambda: request(self.port + number, "GET", "/readyz")[0] == 200)
         until("all storage nodes are in reach", lambda: self.reachable() == len(self.nodes))
+        self.wait_counting()
 
     def start_node(self, node):
         number = 1 + self.nodes.index(node)
@@ -75,8 +76,11 @@ class Cluster:
         for node in self.nodes:
             self.processes[node].wait(60)
             self.start_node(node)
+        self.wait_counting()
+
+    def wait_counting(self):
         counts = lambda n: request(self.port + n, "GET", "/readyz")[0] == 200
-        until("all storage nodes count again", lambda: all(counts(1 + n) for n in range(len(self.nodes))))
+        until("all storage nodes count", lambda: all(counts(1 + n) for n in range(len(self.nodes))))
 
     def stop(self):
         for process in self.processes.values():

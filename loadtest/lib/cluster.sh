@@ -93,11 +93,12 @@ is_ready() {
   curl --silent --fail --max-time 2 --output /dev/null "$1/readyz"
 }
 
-# All nodes are members and in reach.
+# All nodes are members, in reach, and count.
 is_whole() {
-  local there
-  there=$(curl --silent --max-time 5 "$1/v1/cluster" | grep -c '"reachable": *true') || true
-  [ "$there" = "$cluster_nodes" ]
+  local cluster
+  cluster=$(curl --silent --max-time 5 "$1/v1/cluster") || true
+  [ "$(grep -c '"reachable": *true' <<<"$cluster")" = "$cluster_nodes" ] &&
+    [ "$(grep -c '"standing": *"counting"' <<<"$cluster")" = "$cluster_nodes" ]
 }
 
 # start_cluster BINARY DIRECTORY NODES GATEWAYS; storage nodes also get node_flags, gateways gateway_flags.
