@@ -1,4 +1,5 @@
-//! Exchanges words with other members over the authenticated port for calls: who is alive, what each counts for.
+//! Exchanges words with other members over the authenticated port for calls: who is alive, what each counts for, which
+//! ring it knows. Who hears of a newer ring has it shown (`learn`).
 //!
 //! All that is decided is decided in [`cartwheel_core::gossip`]. Whoever does not have the cluster's secret gets
 //! no connection for calls, and so can't read, join or poison the gossip.
@@ -64,8 +65,7 @@ impl GossipHandle {
     /// must not hold a handle, or the exchange never ends.
     #[must_use]
     pub fn start(peers: Peers, follower: Follower, seams: Seams, me: NodeId, own: Own) -> Self {
-        let (handle, ended) = Self::new(peers, follower, Some(me));
-        tokio::spawn(learn::learn(Arc::clone(&handle.shared), seams.clone(), ended.clone()));
+        let (handle, ended) = Self::new(peers, follower, &seams, Some(me));
         tokio::spawn(exchange(Arc::clone(&handle.shared), seams, own, ended));
         handle
     }
@@ -73,17 +73,17 @@ impl GossipHandle {
     /// A gateway's: it tells nothing, and once a second asks one storage node what that one knows.
     #[must_use]
     pub fn listen(peers: Peers, follower: Follower, seams: Seams) -> Self {
-        let (handle, ended) = Self::new(peers, follower, None);
-        tokio::spawn(learn::learn(Arc::clone(&handle.shared), seams.clone(), ended.clone()));
+        let (handle, ended) = Self::new(peers, follower, &seams, None);
         tokio::spawn(ask(Arc::clone(&handle.shared), seams, ended));
         handle
     }
 
-    fn new(peers: Peers, follower: Follower, me: Option<NodeId>) -> (Self, watch::Sender<()>) {
+    fn new(peers: Peers, follower: Follower, seams: &Seams, me: Option<NodeId>) -> (Self, watch::Sender<()>) {
         let (ended, alive) = watch::channel(());
         let state = State { gossip: Gossip::new(me), changes: 0, nudged: 0 };
         let (start, changed, newer) = (Instant::now(), Notify::new(), Notify::new());
         let shared = Arc::new(Shared { peers, follower, start, state: Mutex::new(state), changed, newer });
+        tokio::spawn(learn::learn(Arc::clone(&shared), seams.clone(), ended.clone()));
         (Self { shared, _alive: alive }, ended)
     }
 

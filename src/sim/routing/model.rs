@@ -115,8 +115,7 @@ pub(super) fn chord(shape: &Shape, assumed: &Assumed) -> Cost {
 }
 
 /// Cartwheel as it is built: ring documents, each from the bucket and from a node, placement tables, and gossip of whole
-/// views. `None` for
-/// more members than a ring document holds.
+/// views. `None` for more members than a ring document holds.
 ///
 /// # Errors
 /// As [`bytes_as_built`].
