@@ -448,7 +448,7 @@ impl Following {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use cartwheel_bucket::MemoryBucket;
+    use cartwheel_bucket::{CERTAIN, Faults, FaultyBucket, MemoryBucket, OperationFaults};
 
     use super::*;
 
@@ -549,6 +549,48 @@ mod tests {
         assert_eq!(follower.at_least(1).await.unwrap().version(), 1);
     }
 
+    /// Lets so much of the paused time pass.
+    async fn pass(time: Duration) {
+        tokio::time::timeout(time, std::future::pending::<()>()).await.unwrap_err();
+    }
+
+    /// Offers it, and leaves time for it to be taken over.
+    async fn offered(follower: &Follower, document: &RingDocument) -> RingDocument {
+        follower.offer(document.clone());
+        pass(Duration::from_millis(1)).await;
+        follower.view().unwrap().document.clone()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_offered_is_taken_over_if_it_is_newer_and_breaks_off_no_look() {
+        let bucket = Arc::new(FaultyBucket::new(Arc::new(MemoryBucket::new()), 1));
+        let first = found(&Seams::real(), Founding::default(), vec![member("a", 1)], "test").unwrap();
+        create(&*bucket, &first).await.unwrap();
+        let shared: SharedBucket = Arc::<FaultyBucket>::clone(&bucket);
+        // It looks when it is nudged, and not by itself.
+        let follower = Follower::start(shared, Seams::real(), Duration::from_secs(1 << 20));
+        follower.at_least(1).await.unwrap();
+        let with = |known: &RingDocument, id, port| {
+            known.with_member(member(id, port), known.changed.clone(), "n".to_owned()).unwrap()
+        };
+        let second = with(&first, "b", 2);
+        let third = with(&second, "c", 3);
+        for document in [&second, &third] {
+            create(&*bucket, document).await.unwrap();
+        }
+        let slow = OperationFaults { slow: CERTAIN, ..OperationFaults::default() };
+        let slow_by = Duration::from_secs(20);
+        bucket.set(Faults { get: slow, slow_by, ..Faults::default() });
+        follower.nudge();
+        pass(Duration::from_secs(1)).await;
+        assert_eq!(offered(&follower, &second).await, second, "though the bucket has not answered");
+        assert_eq!(offered(&follower, &first).await, second);
+        let stranger = RingDocument { cluster: "other".to_owned(), ..third.clone() };
+        assert_eq!(offered(&follower, &stranger).await, second);
+        let looked = tokio::time::timeout(slow_by * 4, follower.newer_than(2)).await;
+        assert_eq!(looked.unwrap().unwrap().document, third, "the look went on");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_ring_document_that_is_damaged_is_put_again_by_who_knows_it() {
         let bucket = Arc::new(MemoryBucket::new());
@@ -560,12 +602,12 @@ mod tests {
         let before = bucket.get(&object).await.unwrap();
         bucket.put(&object, "{".into()).await.unwrap();
         assert!(read_newest(&*bucket, 0).await.is_err());
-        tokio::time::timeout(LOOK_AGAIN * 2, std::future::pending::<()>()).await.unwrap_err();
+        pass(LOOK_AGAIN * 2).await;
         assert_eq!(bucket.get(&object).await.unwrap(), before);
         assert_eq!(read_newest(&*bucket, 0).await.unwrap(), Some(document));
         // Who took a cluster away does not find it again.
         bucket.delete(&object).await.unwrap();
-        tokio::time::timeout(LOOK_AGAIN * 2, std::future::pending::<()>()).await.unwrap_err();
+        pass(LOOK_AGAIN * 2).await;
         assert!(bucket.get(&object).await.is_err());
     }
 }
